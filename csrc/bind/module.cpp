@@ -1,0 +1,42 @@
+#include <pybind11/pybind11.h>
+
+#include <exception>
+#include <system_error>
+
+#include "engine/rows.h"
+#include "gguf/header.h"
+#include "guard/guard.h"
+#include "llama/type_rules.h"
+#include "register.h"
+
+namespace py = pybind11;
+
+namespace {
+
+void translate(std::exception_ptr pointer) {
+    try {
+        if (pointer) {
+            std::rethrow_exception(pointer);
+        }
+    } catch (const std::system_error & error) {
+        py::set_error(PyExc_OSError, py::make_tuple(error.code().value(), error.code().message()));
+    }
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_core, module) {
+    module.doc() = "Native parts of apex: tensor types, GGUF headers, rows of weights, llama.cpp's rules.";
+    module.attr("__version__") = APEX_VERSION;
+    apex::guard::install();
+    py::register_local_exception<apex::gguf::HeaderError>(module, "HeaderError", PyExc_ValueError);
+    py::register_local_exception<apex::engine::BadData>(module, "BadDataError", PyExc_ValueError);
+    py::register_local_exception<apex::llama::ModelError>(module, "ModelError", PyExc_RuntimeError);
+    py::register_local_exception<apex::guard::UpstreamError>(module, "UpstreamError",
+                                                             PyExc_RuntimeError);
+    py::register_local_exception_translator(translate);
+    apex::bind::register_types(module);
+    apex::bind::register_gguf(module);
+    apex::bind::register_engine(module);
+    apex::bind::register_llama(module);
+}

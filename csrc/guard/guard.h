@@ -1,0 +1,39 @@
+// Turns the ways in which ggml and libllama report trouble into C++ exceptions.
+//
+// Upstream aborts the process when an assertion fails and writes its log to stderr. Inside a
+// Scope, a failed assertion on this thread throws UpstreamError instead, and error messages are
+// collected. Outside of any Scope upstream's log is dropped and an abort stays an abort.
+#pragma once
+
+#include <stdexcept>
+#include <string>
+
+namespace apex::guard {
+
+// A failed assertion in upstream code; the message is upstream's, without the source's folder.
+class UpstreamError : public std::runtime_error {
+  public:
+    using std::runtime_error::runtime_error;
+};
+
+// Registers the callbacks with ggml and libllama; called once, when the extension is loaded.
+void install();
+
+// Scopes nest; the innermost one collects the messages. Never crosses threads.
+class Scope {
+  public:
+    Scope();
+    ~Scope();
+    Scope(const Scope &) = delete;
+    Scope & operator=(const Scope &) = delete;
+
+    // The errors that upstream logged on this thread so far, one per line, trimmed.
+    std::string errors() const;
+
+  private:
+    friend struct Callbacks;
+    Scope * outer_;
+    std::string log_;
+};
+
+}  // namespace apex::guard
