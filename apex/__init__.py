@@ -6,3 +6,36 @@ from pkgutil import extend_path
 
 # Python run in a checkout finds this folder before the installed package, which has the extension.
 __path__ = extend_path(__path__, __name__)
+
+from apex._core import __version__
+from apex.errors import (
+    ApexError,
+    DataError,
+    ImatrixError,
+    ModelFileError,
+    OutputError,
+    PlanError,
+    UsageError,
+)
+from apex.planning import Plan, plan
+from apex.policy import Recipe, load_recipe, tiers
+from apex.streaming import Progress, QuantizeResult, quantize
+
+__all__ = [
+    "ApexError",
+    "DataError",
+    "ImatrixError",
+    "ModelFileError",
+    "OutputError",
+    "Plan",
+    "PlanError",
+    "Progress",
+    "QuantizeResult",
+    "Recipe",
+    "UsageError",
+    "__version__",
+    "load_recipe",
+    "plan",
+    "quantize",
+    "tiers",
+]

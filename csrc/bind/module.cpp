@@ -13,11 +13,18 @@ namespace py = pybind11;
 
 namespace {
 
+// BadDataError, a ValueError with the attribute `row`. The module keeps it alive.
+PyObject * bad_data_error = nullptr;
+
 void translate(std::exception_ptr pointer) {
     try {
         if (pointer) {
             std::rethrow_exception(pointer);
         }
+    } catch (const apex::engine::BadData & error) {
+        py::object instance = py::handle(bad_data_error)(error.what());
+        instance.attr("row") = error.row;
+        PyErr_SetObject(bad_data_error, instance.ptr());
     } catch (const std::system_error & error) {
         py::set_error(PyExc_OSError, py::make_tuple(error.code().value(), error.code().message()));
     }
@@ -30,7 +37,8 @@ PYBIND11_MODULE(_core, module) {
     module.attr("__version__") = APEX_VERSION;
     apex::guard::install();
     py::register_local_exception<apex::gguf::HeaderError>(module, "HeaderError", PyExc_ValueError);
-    py::register_local_exception<apex::engine::BadData>(module, "BadDataError", PyExc_ValueError);
+    py::exception<apex::engine::BadData> bad_data(module, "BadDataError", PyExc_ValueError);
+    bad_data_error = bad_data.ptr();
     py::register_local_exception<apex::llama::ModelError>(module, "ModelError", PyExc_RuntimeError);
     py::register_local_exception<apex::guard::UpstreamError>(module, "UpstreamError",
                                                              PyExc_RuntimeError);

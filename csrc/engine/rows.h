@@ -19,14 +19,10 @@ struct Shape {
     int64_t all_rows() const { return experts * rows; }
 };
 
-// A weight is NaN or infinite, or a quantized block is damaged. Counted from the buffer's start.
-class BadData : public std::runtime_error {
-  public:
-    BadData(const std::string & what, int64_t row) : std::runtime_error(what), row_(row) {}
-    int64_t row() const { return row_; }
-
-  private:
-    int64_t row_;
+// A weight is NaN or infinite, or a quantized block is damaged.
+struct BadData : public std::runtime_error {
+    BadData(const std::string & what, int64_t bad_row) : std::runtime_error(what), row(bad_row) {}
+    int64_t row;  // counted over all experts; the first of the rows that may hold it
 };
 
 // Quantizes rows of any readable type. `importance` is null, or holds `columns` weights per expert.

@@ -1,0 +1,9 @@
+"""The plan: every tensor's type, reason and size, and every check, before the first output byte."""
+
+from __future__ import annotations
+
+from apex.planning.options import PlanOptions
+from apex.planning.plan import Plan, PlannedFile, PlannedTensor, RoleTotal
+from apex.planning.planner import plan
+
+__all__ = ["Plan", "PlanOptions", "PlannedFile", "PlannedTensor", "RoleTotal", "plan"]

@@ -1,0 +1,53 @@
+"""What a plan can be asked for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import TypedDict, Union
+
+__all__ = ["COPY", "MetadataValue", "PlanOptions"]
+
+# The file type that keeps every tensor as it is, as llama-quantize calls it.
+COPY = "COPY"
+
+MetadataValue = Union[bool, int, float, str]  # noqa: UP007 - evaluated at run time on 3.10
+
+
+class PlanOptions(TypedDict, total=False):
+    """The options of ``plan`` and ``quantize``; all may be left out but one of the first two.
+
+    Keys:
+        tier: a tier's name, as in "i-quality", or the path of a recipe.
+        file_type: a llama.cpp file type, as in "Q4_K_M", or "COPY", instead of a tier.
+        imatrix: the path of an importance matrix, in GGUF form or .dat.
+        edge_layers, near_layers: other widths of the recipe's gradient, in layers.
+        tensor_types: rules "regex=type", as llama-quantize reads them; the first match wins, and
+            wins over the tier.
+        tensor_type_file: a file of such rules, which come after those of ``tensor_types``.
+        output_tensor_type, token_embedding_type: the type of output.weight, of token_embd.weight.
+        pure: no mixture: the file type's own type for every tensor.
+        leave_output_tensor: keep output.weight as it is.
+        allow_requantize: accept tensors that are quantized already.
+        overrides: metadata values that are replaced, by key.
+        strict: a fallback to another type is an error.
+        keep_split: write shards like the input's.
+        split_max_size: write shards of at most so many bytes of tensors.
+    """
+
+    tier: str | os.PathLike[str] | None
+    file_type: str | None
+    imatrix: str | os.PathLike[str] | None
+    edge_layers: int | None
+    near_layers: int | None
+    tensor_types: Sequence[str]
+    tensor_type_file: str | os.PathLike[str] | None
+    output_tensor_type: str | None
+    token_embedding_type: str | None
+    pure: bool
+    leave_output_tensor: bool
+    allow_requantize: bool
+    overrides: Mapping[str, MetadataValue]
+    strict: bool
+    keep_split: bool
+    split_max_size: int | None
