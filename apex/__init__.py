@@ -17,14 +17,17 @@ from apex.errors import (
     PlanError,
     UsageError,
 )
+from apex.gguf import ModelFile, open_model
 from apex.planning import Plan, plan
 from apex.policy import Recipe, load_recipe, tiers
 from apex.streaming import Progress, QuantizeResult, quantize
+from apex.verification import VerifyReport, verify
 
 __all__ = [
     "ApexError",
     "DataError",
     "ImatrixError",
+    "ModelFile",
     "ModelFileError",
     "OutputError",
     "Plan",
@@ -33,9 +36,12 @@ __all__ = [
     "QuantizeResult",
     "Recipe",
     "UsageError",
+    "VerifyReport",
     "__version__",
     "load_recipe",
+    "open_model",
     "plan",
     "quantize",
     "tiers",
+    "verify",
 ]

@@ -24,7 +24,7 @@ from apex import _core
 from apex.errors import DataError, ModelFileError, OutputError, UsageError
 from apex.gguf import ModelFile, OutputSet, shard_path
 from apex.planning import Plan, PlannedTensor, PlanOptions, plan
-from apex.planning.plan import TENSOR_TYPES
+from apex.planning.planned import TENSOR_TYPES
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -127,6 +127,8 @@ def quantize(
         todo = model
     else:
         todo = plan(model, **options)
+    if todo.is_sizes_only:
+        raise UsageError("A plan for sizes only cannot be carried out.", "plan without sizes_only")
     todo.model.require_data()
     paths = output_paths(todo, Path(output))
     check_output(todo, paths, overwrite=overwrite)
@@ -134,7 +136,8 @@ def quantize(
     if todo.is_verbatim:
         _copy(todo.model, paths, timings)
     else:
-        _Stream(todo, paths, threads or _core.available_threads(), max_memory, timings).run(progress)
+        threads = threads or _core.available_threads()
+        _Stream(todo, paths, threads, max_memory, timings).run(progress)
     timings.total = time.perf_counter() - started
     return QuantizeResult(todo, paths, sum(path.stat().st_size for path in paths), timings)
 
@@ -152,9 +155,7 @@ def check_output(todo: Plan, paths: tuple[Path, ...], *, overwrite: bool) -> Non
     for path in paths:
         for source in todo.model.files:
             if path.exists() and path.samefile(source):
-                raise OutputError(
-                    f"The output {path} is the input itself.", "choose another name"
-                )
+                raise OutputError(f"The output {path} is the input itself.", "choose another name")
         if path.is_dir():
             raise OutputError(f"{path} is a folder.", "give the name of a file")
         if path.exists() and not overwrite:
@@ -307,7 +308,7 @@ class _Stream:
                 begin = time.perf_counter()
                 slab.piece = piece
                 path = self.plan.model.files[piece.tensor.source.file]
-                view = memoryview(slab.source)[: piece.source_bytes]
+                view = slab.source.data[: piece.source_bytes]
                 _read_exactly(files[piece.tensor.source.file], piece.offset, view, path)
                 self.timings.reading += time.perf_counter() - begin
                 self.read.put(slab)
@@ -376,7 +377,7 @@ class _Stream:
             assert piece is not None
             begin = time.perf_counter()
             file = output.files[piece.file]
-            file.write(memoryview(slab.result))
+            file.write(slab.result.data)
             if piece.ends_tensor:
                 file.pad(self.plan.files[piece.file].alignment)
             self.timings.writing += time.perf_counter() - begin
@@ -401,7 +402,7 @@ def _slab_bytes(todo: Plan, threads: int, max_memory: int) -> int:
     if max_memory < fixed + _SLABS * row:
         needed = (fixed + _SLABS * row + (1 << 20) - 1) >> 20
         raise UsageError(
-            f"{max_memory >> 20} MiB of memory are too little for this model with {threads} threads.",
+            f"{max_memory >> 20} MiB of memory are too little for this model and {threads} threads.",
             f"--max-memory {needed}M is the least that works",
         )
     wanted = max(_MIN_SLAB_BYTES, threads * _WEIGHTS_PER_THREAD * 4)

@@ -171,7 +171,9 @@ def open_model(path: str | os.PathLike[str]) -> ModelFile:
     tensors, missing = _tensor_table(files, headers)
     if not tensors:
         raise ModelFileError(f"{first} has no tensors.", "it may be a vocabulary without a model")
-    expected = _split_value(header, SPLIT_TENSORS_COUNT, len(tensors)) if count > 1 else len(tensors)
+    expected = (
+        _split_value(header, SPLIT_TENSORS_COUNT, len(tensors)) if count > 1 else len(tensors)
+    )
     if expected != len(tensors):
         raise ModelFileError(
             f"The shards of {first} hold {len(tensors)} tensors, {expected} are expected.",
@@ -188,7 +190,9 @@ def _read_header(path: Path) -> _core.Header:
             f"{path} is not a sound GGUF file: {error}.", "download or convert it again"
         ) from None
     except OSError as error:
-        raise ModelFileError(f"{path} cannot be read: {error.strerror}.", "check the path") from None
+        raise ModelFileError(
+            f"{path} cannot be read: {error.strerror}.", "check the path"
+        ) from None
 
 
 def _split_value(header: _core.Header, key: str, default: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from apex.planning.options import PlanOptions
-from apex.planning.plan import Plan, PlannedFile, PlannedTensor, RoleTotal
+from apex.planning.planned import Plan, PlannedFile, PlannedTensor, RoleTotal
 from apex.planning.planner import plan
 
 __all__ = ["Plan", "PlanOptions", "PlannedFile", "PlannedTensor", "RoleTotal", "plan"]

@@ -11,7 +11,7 @@ from apex import _core
 from apex.errors import UsageError
 from apex.gguf import ImportanceMatrix, ModelFile
 from apex.planning.options import MetadataValue
-from apex.planning.plan import PlannedFile, PlannedTensor
+from apex.planning.planned import PlannedFile, PlannedTensor
 
 __all__ = ["output_headers"]
 

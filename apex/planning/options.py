@@ -33,6 +33,8 @@ class PlanOptions(TypedDict, total=False):
         strict: a fallback to another type is an error.
         keep_split: write shards like the input's.
         split_max_size: write shards of at most so many bytes of tensors.
+        sizes_only: skip the checks of the importance, to see how large the output would be; such a
+            plan cannot be carried out.
     """
 
     tier: str | os.PathLike[str] | None
@@ -51,3 +53,4 @@ class PlanOptions(TypedDict, total=False):
     strict: bool
     keep_split: bool
     split_max_size: int | None
+    sizes_only: bool

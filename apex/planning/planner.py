@@ -17,7 +17,7 @@ from apex.gguf import ImportanceMatrix, ModelFile, Tensor, load_imatrix, open_mo
 from apex.planning.headers import output_headers
 from apex.planning.importance import Importance, Mismatch, find_importance
 from apex.planning.options import COPY, PlanOptions
-from apex.planning.plan import TENSOR_TYPES, Plan, PlannedFile, PlannedTensor
+from apex.planning.planned import TENSOR_TYPES, Plan, PlannedFile, PlannedTensor
 from apex.policy import (
     Choice,
     Layout,
@@ -101,6 +101,7 @@ class _Planner:
         self.output_tensor_type = self._tensor_type("output_tensor_type")
         self.token_embedding_type = self._tensor_type("token_embedding_type")
         self.rules = self._rules()
+        self.imatrix: ImportanceMatrix | None = None
         self.imatrix = self._imatrix()
         metadata = cast("MutableMapping[str, Any]", model.metadata)  # converted key by key
         self.layout = Layout.from_metadata(ChainMap[str, Any](self._overrides(), metadata))
@@ -128,7 +129,15 @@ class _Planner:
             split_max_size=self.options.get("split_max_size"),
         )
         tier = self.recipe.name if self.recipe else None
-        return Plan(self.model, tier, self.file_type, files, self.imatrix, tuple(self.notes))
+        return Plan(
+            self.model,
+            tier,
+            self.file_type,
+            files,
+            self.imatrix,
+            tuple(self.notes),
+            is_sizes_only=self.options.get("sizes_only", False),
+        )
 
     # The options.
 
@@ -136,8 +145,9 @@ class _Planner:
         tier, file_type = self.options.get("tier"), self.options.get("file_type")
         if (tier is None) == (file_type is None):
             raise UsageError(
-                "Give either a tier or a file type." if tier is None else
-                "A tier brings its own file type; give one or the other.",
+                "Give either a tier or a file type."
+                if tier is None
+                else "A tier brings its own file type; give one or the other.",
                 "for example --tier i-quality, or --type Q4_K_M",
             )
         edge, near = self.options.get("edge_layers"), self.options.get("near_layers")
@@ -189,7 +199,7 @@ class _Planner:
     def _imatrix(self) -> ImportanceMatrix | None:
         path = self.options.get("imatrix")
         if path is None:
-            if self.recipe and self.recipe.importance == "required":
+            if self.recipe and self._has_importance() and not self.options.get("sizes_only"):
                 raise ImatrixError(
                     f"The tier {self.recipe.name} needs an importance matrix.",
                     "give one with --imatrix FILE"
@@ -205,6 +215,11 @@ class _Planner:
 
     def _overrides(self) -> dict[str, bool | int | float | str]:
         return dict(self.options.get("overrides") or {})
+
+    def _has_importance(self) -> bool:
+        """Whether the output will be made with one: some file types give other types then."""
+        required = self.recipe is not None and self.recipe.importance == "required"
+        return self.imatrix is not None or required
 
     # The steps.
 
@@ -252,7 +267,9 @@ class _Planner:
                 if index not in used and max(_core.first_match([rule.pattern], names)) < 0
             ]
         except ValueError as error:
-            raise UsageError(f"{error}.", "write a regular expression, as in ffn_down=q6_k") from None
+            raise UsageError(
+                f"{error}.", "write a regular expression, as in ffn_down=q6_k"
+            ) from None
         absent = [rule for rule in idle if self._is_for_other_layers(rule, names)]
         wrong = [f"{rule.pattern} ({rule.source})" for rule in idle if rule not in absent]
         if wrong:
@@ -296,7 +313,7 @@ class _Planner:
                 pure=self.options.get("pure", False),
                 quantize_output_tensor=not self.options.get("leave_output_tensor", False),
                 copy=copies,
-                has_importance=self.imatrix is not None,
+                has_importance=self._has_importance(),
                 overrides=list(self._overrides().items()),
             )
         except _core.ModelError as error:
@@ -343,7 +360,9 @@ class _Planner:
             if not TENSOR_TYPES[tensor.type].has_dequantizer
         ]
         if unreadable:
-            raise PlanError(f"{_names(unreadable)} cannot be read as weights.", "leave them as they are")
+            raise PlanError(
+                f"{_names(unreadable)} cannot be read as weights.", "leave them as they are"
+            )
         if changed and not self.options.get("allow_requantize", False):
             types = sorted({tensor.type for tensor in changed})
             raise PlanError(
@@ -380,7 +399,8 @@ class _Planner:
                 for name, entry in self.imatrix.entries.items()
                 if not entry.is_sound()
             ]
-        self._report_importance(needed, problems)
+        if not self.options.get("sizes_only"):
+            self._report_importance(needed, problems)
         if missing and self.imatrix is not None:
             self.notes.append(
                 f"{_count(len(missing), 'tensor')} have no entry in {self.imatrix.path} and are "

@@ -1,3 +1,4 @@
+#include <llama.h>
 #include <pybind11/pybind11.h>
 
 #include <exception>
@@ -35,9 +36,12 @@ void translate(std::exception_ptr pointer) {
 PYBIND11_MODULE(_core, module) {
     module.doc() = "Native parts of apex: tensor types, GGUF headers, rows of weights, llama.cpp's rules.";
     module.attr("__version__") = APEX_VERSION;
+    module.attr("llama_version") = llama_version();
+    module.attr("ggml_version") = ggml_version();
     apex::guard::install();
     py::register_local_exception<apex::gguf::HeaderError>(module, "HeaderError", PyExc_ValueError);
     py::exception<apex::engine::BadData> bad_data(module, "BadDataError", PyExc_ValueError);
+    bad_data.attr("row") = 0;
     bad_data_error = bad_data.ptr();
     py::register_local_exception<apex::llama::ModelError>(module, "ModelError", PyExc_RuntimeError);
     py::register_local_exception<apex::guard::UpstreamError>(module, "UpstreamError",

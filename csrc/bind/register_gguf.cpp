@@ -1,5 +1,6 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
+#include <pybind11/typing.h>
 
 #include <string>
 #include <vector>
@@ -132,7 +133,9 @@ void register_gguf(py::module_ & module) {
         .def_readonly("name", &TensorInfo::name)
         .def_property_readonly(
             "shape",
-            [](const TensorInfo & info) { return py::tuple(py::cast(info.shape)); },
+            [](const TensorInfo & info) {
+                return py::typing::Tuple<py::int_, py::ellipsis>(py::tuple(py::cast(info.shape)));
+            },
             "Dimensions in ggml's order, columns first, without trailing ones.")
         .def_property_readonly(
             "type", [](const TensorInfo & info) { return engine::facts_of(info.type).name; })

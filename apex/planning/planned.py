@@ -116,6 +116,7 @@ class Plan:
         imatrix: the importance matrix, or None.
         notes: what the user should know, one sentence each.
         is_verbatim: the input is copied byte for byte (a projector).
+        is_sizes_only: the importance was not checked; such a plan cannot be carried out.
     """
 
     model: ModelFile
@@ -125,6 +126,7 @@ class Plan:
     imatrix: ImportanceMatrix | None
     notes: tuple[str, ...]
     is_verbatim: bool = False
+    is_sizes_only: bool = False
 
     @property
     def tensors(self) -> tuple[PlannedTensor, ...]:

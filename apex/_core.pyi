@@ -1,0 +1,405 @@
+"""
+Native parts of apex: tensor types, GGUF headers, rows of weights, llama.cpp's rules.
+"""
+
+from __future__ import annotations
+import collections.abc
+import numpy
+import numpy.typing
+import typing
+import typing_extensions
+
+_Buffer: typing.TypeAlias = typing_extensions.Buffer | numpy.typing.NDArray[typing.Any]
+
+class HeaderError(ValueError):
+    pass
+
+class BadDataError(ValueError):
+    row: typing.ClassVar[int] = 0
+
+class ModelError(RuntimeError):
+    pass
+
+class UpstreamError(RuntimeError):
+    pass
+
+class TensorType:
+    """
+    What ggml knows about a tensor type.
+    """
+    def __repr__(self) -> str: ...
+    @property
+    def block_bytes(self) -> int:
+        """
+        Bytes of a block.
+        """
+    @property
+    def block_weights(self) -> int:
+        """
+        Weights in a block.
+        """
+    @property
+    def has_dequantizer(self) -> bool:
+        """
+        dequantize() can read the type.
+        """
+    @property
+    def has_quantizer(self) -> bool:
+        """
+        quantize() can write the type.
+        """
+    @property
+    def id(self) -> int:
+        """
+        ggml's number of the type.
+        """
+    @property
+    def is_quantized(self) -> bool: ...
+    @property
+    def name(self) -> str:
+        """
+        Upper-case name, as in Q4_K.
+        """
+    @property
+    def needs_importance(self) -> bool:
+        """
+        quantize() refuses to write the type without an importance.
+        """
+
+class FileType:
+    """
+    A llama.cpp file type, such as Q4_K_M.
+    """
+    def __repr__(self) -> str: ...
+    @property
+    def default_type(self) -> str:
+        """
+        The tensor type where none of the file type's rules says otherwise.
+        """
+    @property
+    def id(self) -> int:
+        """
+        The value of general.file_type.
+        """
+    @property
+    def name(self) -> str:
+        """
+        Name as llama-quantize spells it.
+        """
+
+class TensorInfo:
+    """
+    An entry of a GGUF file's tensor table.
+    """
+    def __repr__(self) -> str: ...
+    @property
+    def bytes(self) -> int: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def offset(self) -> int:
+        """
+        Bytes from the start of the data section.
+        """
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """
+        Dimensions in ggml's order, columns first, without trailing ones.
+        """
+    @property
+    def type(self) -> str: ...
+
+class Header:
+    """
+    The header of a GGUF file, as upstream's gguf API reads and writes it.
+    """
+    @staticmethod
+    def empty() -> Header:
+        """
+        A header without keys and tensors.
+        """
+    @staticmethod
+    def read(path: str) -> Header:
+        """
+        Reads the header of a file. Raises HeaderError, OSError.
+        """
+    @staticmethod
+    def read_metadata(path: str) -> Header:
+        """
+        Reads the metadata alone, byte for byte; the tensor table is empty.
+        """
+    def __contains__(self, key: str) -> bool: ...
+    def add_tensor(
+        self, name: str, shape: collections.abc.Sequence[int], type: str
+    ) -> None:
+        """
+        Appends a tensor whose data follows, aligned, that of the one before. Raises ValueError.
+        """
+    def get(self, key: str) -> typing.Any:
+        """
+        The value: int, float, bool, str, a list of str, or a numpy array. Raises KeyError.
+        """
+    def key_length(self, key: str) -> int:
+        """
+        The number of elements of an array, else 1. Raises KeyError.
+        """
+    def key_type(self, key: str) -> str:
+        """
+        The value's GGUF type, as in u32, str, arr[str]. Raises KeyError.
+        """
+    def keys(self) -> list[str]:
+        """
+        The metadata keys, in the file's order.
+        """
+    def remove(self, key: str) -> None:
+        """
+        Removes a key if it is there.
+        """
+    def set(self, key: str, type: str, value: typing.Any) -> None:
+        """
+        Sets a key to a value of type u16, u32, i32, f32, bool or str; it becomes the last.
+        """
+    def tensors(self) -> list[TensorInfo]:
+        """
+        The tensor table, in the file's order.
+        """
+    def to_bytes(self) -> bytes:
+        """
+        The serialised header, padded so that the data section can follow.
+        """
+    @property
+    def alignment(self) -> int: ...
+    @property
+    def data_offset(self) -> int:
+        """
+        Where the data section starts in the file that was read.
+        """
+    @property
+    def file_bytes(self) -> int:
+        """
+        Size of the file that was read.
+        """
+    @property
+    def version(self) -> int: ...
+
+class Comparison:
+    """
+    Sums over the differences between two tensors.
+    """
+    @property
+    def bad_values(self) -> int:
+        """
+        NaN or infinite values.
+        """
+    @property
+    def error(self) -> float:
+        """
+        Sum of squared differences.
+        """
+    @property
+    def reference(self) -> float:
+        """
+        Sum of the reference's squares.
+        """
+    @property
+    def weighted_error(self) -> float: ...
+    @property
+    def weighted_reference(self) -> float: ...
+    @property
+    def worst_column(self) -> int: ...
+    @property
+    def worst_error(self) -> float:
+        """
+        The largest sum of squared differences of one block of 256 weights.
+        """
+    @property
+    def worst_row(self) -> int: ...
+
+class TensorRule:
+    """
+    What llama.cpp decides about one tensor.
+    """
+    @property
+    def may_quantize(self) -> bool:
+        """
+        False where llama.cpp keeps the tensor's type.
+        """
+    @property
+    def needs_importance(self) -> bool:
+        """
+        llama.cpp refuses to write this type without an importance.
+        """
+    @property
+    def type(self) -> str:
+        """
+        The type that llama.cpp writes.
+        """
+    @property
+    def wanted(self) -> str:
+        """
+        The type before a fallback for the row length.
+        """
+
+class LanguageModel:
+    """
+    A model that libllama loaded, on the CPU.
+    """
+    def __init__(self, path: str, context_length: int = 512, threads: int = 0) -> None:
+        """
+        Raises ModelError.
+        """
+    def logits(
+        self, tokens: collections.abc.Sequence[int]
+    ) -> numpy.typing.NDArray[numpy.float32]:
+        """
+        float32 (tokens, vocabulary): the logits of what follows each token. Raises ModelError.
+        """
+    def piece(self, token: int) -> bytes:
+        """
+        The bytes that a token stands for.
+        """
+    def tokenize(self, text: str) -> list[int]: ...
+    @property
+    def vocabulary_size(self) -> int: ...
+
+def available_threads() -> int:
+    """
+    The number of processors that this process may use.
+    """
+
+def check(
+    src: _Buffer,
+    src_type: str | None = None,
+    *,
+    shape: collections.abc.Sequence[int] | None = None,
+    threads: int = 0,
+) -> None:
+    """
+    Raises BadDataError if a weight is NaN or infinite or a quantized block damaged.
+    """
+
+def compare(
+    quantized: _Buffer,
+    quantized_type: str,
+    reference: _Buffer,
+    reference_type: str,
+    shape: collections.abc.Sequence[int],
+    importance: _Buffer | None = None,
+    threads: int = 0,
+) -> Comparison:
+    """
+    Compares two buffers of weights of the same shape, in double precision.
+    """
+
+def decide_types(
+    header: Header,
+    path: str,
+    tensors: collections.abc.Sequence[
+        tuple[str, collections.abc.Sequence[int], str, str | None]
+    ],
+    file_type: str,
+    *,
+    output_tensor_type: str | None = None,
+    token_embedding_type: str | None = None,
+    pure: bool = False,
+    quantize_output_tensor: bool = True,
+    copy: bool = False,
+    has_importance: bool = False,
+    overrides: collections.abc.Sequence[tuple[str, bool | int | float | str]] = [],
+) -> list[TensorRule]:
+    """
+    llama.cpp's decision about every tensor, by its own functions (src/llama-quant.cpp).
+
+    header, path: those of the model's first file.
+    tensors: (name, shape, type, forced type or None) of all tensors, in the order of the output.
+    overrides: (key, value) pairs that replace metadata.
+    Raises ModelError where libllama does not know the architecture or misses metadata.
+    """
+
+def dequantize(
+    src: _Buffer,
+    src_type: str | None = None,
+    *,
+    shape: collections.abc.Sequence[int] | None = None,
+    out: _Buffer | None = None,
+    threads: int = 0,
+) -> typing.Any:
+    """
+    Returns the weights of one tensor as float32, of the same shape.
+
+    src: as for quantize(); a uint8 array (..., bytes of a row) of a quantized type needs no shape.
+    """
+
+def file_types() -> list[FileType]:
+    """
+    Every file type that llama-quantize writes, from the largest to the smallest.
+    """
+
+def first_match(
+    patterns: collections.abc.Sequence[str], names: collections.abc.Sequence[str]
+) -> list[int]:
+    """
+    For each name the index of the first pattern found in it (std::regex_search), or -1. Raises ValueError for a malformed pattern.
+    """
+
+def output_order(names: collections.abc.Sequence[str]) -> list[int]:
+    """
+    The order in which llama.cpp writes tensors of these names into a single file.
+    """
+
+def quantize(
+    src: _Buffer,
+    type: str,
+    importance: _Buffer | None = None,
+    *,
+    src_type: str | None = None,
+    shape: collections.abc.Sequence[int] | None = None,
+    out: _Buffer | None = None,
+    threads: int = 0,
+) -> typing.Any:
+    """
+    Quantizes the weights of one tensor, with the bytes of ggml_quantize_chunk.
+
+    src: a C-contiguous buffer (numpy array, mmap, memoryview) of shape (columns,), (rows, columns) or
+        (experts, rows, columns); float32 or float16, or of the type that src_type names.
+    type: the tensor type to write, as in "Q4_K".
+    importance: float32, one value per column, or per expert and column; finite and not negative.
+    shape: the weights' shape where src is plain bytes.
+    out: a writable buffer for the result; without it a uint8 array (..., bytes of a row) is made.
+    threads: 0 for all that are available. The GIL is released.
+
+    Raises ValueError for arguments that do not fit together, BadDataError for weights that are NaN or
+    infinite or too large for the type.
+    """
+
+def quantize_with_llama(
+    input: str,
+    output: str,
+    file_type: str,
+    *,
+    importance: collections.abc.Mapping[
+        str, typing.Annotated[numpy.typing.ArrayLike, numpy.float32]
+    ] = {},
+    tensor_types: collections.abc.Sequence[tuple[str, str]] = [],
+    output_tensor_type: str | None = None,
+    token_embedding_type: str | None = None,
+    pure: bool = False,
+    quantize_output_tensor: bool = True,
+    copy: bool = False,
+    allow_requantize: bool = False,
+    keep_split: bool = False,
+    overrides: collections.abc.Sequence[tuple[str, bool | int | float | str]] = [],
+    threads: int = 0,
+) -> None:
+    """
+    Runs llama_model_quantize, the reference that apex is compared with. Raises ModelError.
+    """
+
+def tensor_types() -> list[TensorType]:
+    """
+    Every tensor type of this ggml, in the order of its numbers.
+    """
+
+__version__: str
+ggml_version: str
+llama_version: str

@@ -1,0 +1,300 @@
+"""Compares a quantized model with its source: how far the weights are from what they were."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from apex import _core
+from apex.errors import ImatrixError, ModelFileError
+from apex.gguf import ImportanceMatrix, ModelFile, Tensor, load_imatrix, open_model
+from apex.planning.importance import Importance, find_importance
+from apex.planning.planned import TENSOR_TYPES
+from apex.policy import Layout, Role, role_of
+
+__all__ = ["RoleError", "TensorError", "VerifyReport", "verify"]
+
+# Tensors are compared in slabs of about so many bytes of both files together.
+_SLAB_BYTES = 64 << 20
+_BLOCK_WEIGHTS = 256
+
+
+@dataclass(frozen=True)
+class TensorError:
+    """How far one tensor is from its source.
+
+    All errors are relative: 0 is equal, 1 is as far off as if all weights had become zero.
+
+    Attributes:
+        name, role, type: of the quantized tensor.
+        weights: number of weights.
+        rmse: root of the mean squared error over the root of the source's mean square.
+        weighted_rmse: the same with every column weighted by its importance; None without one.
+        worst_block: the same for the worst run of 256 weights of a row, over the root of the mean
+            square of the whole tensor.
+        worst_row, worst_column: where that run starts; rows are counted over all experts.
+        bad_values: number of NaN or infinite weights; they are left out of the errors.
+    """
+
+    name: str
+    role: Role
+    type: str
+    weights: int
+    rmse: float
+    weighted_rmse: float | None
+    worst_block: float
+    worst_row: int
+    worst_column: int
+    bad_values: int
+    sums: _Sums
+
+
+@dataclass
+class _Sums:
+    """What the errors are made of, to be added over tensors."""
+
+    error: float = 0.0
+    reference: float = 0.0
+    weighted_error: float = 0.0
+    weighted_reference: float = 0.0
+    bad_values: int = 0
+
+    def add(self, other: _Sums | _core.Comparison) -> None:
+        self.error += other.error
+        self.reference += other.reference
+        self.weighted_error += other.weighted_error
+        self.weighted_reference += other.weighted_reference
+        self.bad_values += other.bad_values
+
+
+@dataclass(frozen=True)
+class RoleError:
+    """The errors of all tensors of a role together, and its worst tensor."""
+
+    role: Role
+    tensors: int
+    weights: int
+    rmse: float
+    weighted_rmse: float | None
+    worst_tensor: str
+    worst_block: float
+    bad_values: int
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What ``verify`` found.
+
+    Attributes:
+        tensors: every tensor that was compared, in the order of the quantized file.
+        notes: what was left out, one sentence each.
+    """
+
+    tensors: tuple[TensorError, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def bad_values(self) -> int:
+        """NaN or infinite weights in the quantized file."""
+        return sum(tensor.bad_values for tensor in self.tensors)
+
+    def by_role(self) -> tuple[RoleError, ...]:
+        """Per role, in the order of ``Role``."""
+        return tuple(
+            _role_error(role, tensors)
+            for role in Role
+            if (tensors := [tensor for tensor in self.tensors if tensor.role is role])
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as data for JSON."""
+        return {
+            "bad_values": self.bad_values,
+            "notes": list(self.notes),
+            "roles": [
+                {
+                    "role": role.role.value,
+                    "tensors": role.tensors,
+                    "weights": role.weights,
+                    "rmse": role.rmse,
+                    "weighted_rmse": role.weighted_rmse,
+                    "worst_tensor": role.worst_tensor,
+                    "worst_block": role.worst_block,
+                    "bad_values": role.bad_values,
+                }
+                for role in self.by_role()
+            ],
+            "tensors": [
+                {
+                    "name": tensor.name,
+                    "role": tensor.role.value,
+                    "type": tensor.type,
+                    "weights": tensor.weights,
+                    "rmse": tensor.rmse,
+                    "weighted_rmse": tensor.weighted_rmse,
+                    "worst_block": tensor.worst_block,
+                    "worst_row": tensor.worst_row,
+                    "worst_column": tensor.worst_column,
+                    "bad_values": tensor.bad_values,
+                }
+                for tensor in self.tensors
+            ],
+        }
+
+
+def verify(
+    quantized: str | os.PathLike[str] | ModelFile,
+    source: str | os.PathLike[str] | ModelFile,
+    *,
+    imatrix: str | os.PathLike[str] | None = None,
+    threads: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> VerifyReport:
+    """Compare every tensor of a quantized model with its source.
+
+    imatrix: weights the errors by the importance of the columns.
+    threads: 0 for all that are available.
+    progress: called with the bytes of the source that are done, and of all.
+
+    Raises ModelFileError where a tensor is missing on either side or has another shape,
+    ImatrixError where the importance matrix is of another model.
+    """
+    ours = quantized if isinstance(quantized, ModelFile) else open_model(quantized)
+    theirs = source if isinstance(source, ModelFile) else open_model(source)
+    matrix = None if imatrix is None else load_imatrix(imatrix)
+    pairs = _pairs(ours, theirs)
+    layout = Layout.from_metadata(theirs.metadata)
+    notes = []
+    unreadable = [a.name for a, b in pairs if not (_is_readable(a) and _is_readable(b))]
+    if unreadable:
+        notes.append(f"{len(unreadable)} tensors hold no weights: {', '.join(unreadable)}.")
+    maps = _Maps(ours, theirs)
+    total = sum(b.bytes for _, b in pairs)
+    done = 0
+    results = []
+    for a, b in pairs:
+        if _is_readable(a) and _is_readable(b):
+            importance = _importance(a, matrix)
+            results.append(_compare(a, b, role_of(a.name, layout), importance, maps, threads))
+        done += b.bytes
+        if progress is not None:
+            progress(done, total)
+    return VerifyReport(tuple(results), tuple(notes))
+
+
+def _pairs(ours: ModelFile, theirs: ModelFile) -> list[tuple[Tensor, Tensor]]:
+    ours.require_data()
+    theirs.require_data()
+    sources = {tensor.name: tensor for tensor in theirs.tensors}
+    quantized = {tensor.name for tensor in ours.tensors}
+    problems = [f"{name} is missing" for name in sources if name not in quantized]
+    problems += [f"{name} is not in the source" for name in quantized if name not in sources]
+    problems += [
+        f"{tensor.name} has shape {tensor.shape} instead of {sources[tensor.name].shape}"
+        for tensor in ours.tensors
+        if tensor.name in sources and tensor.shape != sources[tensor.name].shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise ModelFileError(
+            f"{ours.path} is not made from {theirs.path}: {'; '.join(problems[:5])}{more}.",
+            "give the quantized file first and its own source second",
+        )
+    return [(tensor, sources[tensor.name]) for tensor in ours.tensors]
+
+
+def _is_readable(tensor: Tensor) -> bool:
+    return TENSOR_TYPES[tensor.type].has_dequantizer
+
+
+def _importance(tensor: Tensor, matrix: ImportanceMatrix | None) -> Importance | None:
+    if matrix is None or len(tensor.shape) < 2:
+        return None
+    match = find_importance(tensor, matrix)
+    if match is None:
+        return None
+    if not isinstance(match, Importance) or not match.data.is_sound():
+        raise ImatrixError(
+            f"{matrix.path} does not fit {tensor.name}.",
+            "give the importance matrix that was made from this model",
+        )
+    return match
+
+
+class _Maps:
+    """The files of both models, mapped read-only."""
+
+    def __init__(self, ours: ModelFile, theirs: ModelFile) -> None:
+        self.ours = [np.memmap(path, np.uint8, "r") for path in ours.files]
+        self.theirs = [np.memmap(path, np.uint8, "r") for path in theirs.files]
+
+
+def _compare(
+    a: Tensor, b: Tensor, role: Role, importance: Importance | None, maps: _Maps, threads: int
+) -> TensorError:
+    """Compare expert by expert, in slabs of rows, so that little is in memory at a time."""
+    values = None if importance is None else importance.values()
+    sums, worst, worst_row, worst_column = _Sums(), 0.0, 0, 0
+    rows = a.rows // a.experts
+    a_row, b_row = a.bytes // a.rows, b.bytes // b.rows
+    step = max(1, min(rows, _SLAB_BYTES // (a_row + b_row)))
+    for first in range(0, a.rows, rows):
+        for start in range(first, first + rows, step):
+            count = min(step, first + rows - start)
+            part = _core.compare(
+                maps.ours[a.file][a.offset + start * a_row :][: count * a_row],
+                a.type,
+                maps.theirs[b.file][b.offset + start * b_row :][: count * b_row],
+                b.type,
+                (count, a.columns),
+                None if values is None else values[start // rows],
+                threads,
+            )
+            sums.add(part)
+            if part.worst_error > worst:
+                worst, worst_row = part.worst_error, start + part.worst_row
+                worst_column = part.worst_column
+    mean_square = sums.reference / a.weights
+    block = min(_BLOCK_WEIGHTS, a.columns - worst_column)
+    return TensorError(
+        a.name,
+        role,
+        a.type,
+        a.weights,
+        _root(sums.error, sums.reference),
+        None if values is None else _root(sums.weighted_error, sums.weighted_reference),
+        _root(worst / block, mean_square),
+        worst_row,
+        worst_column,
+        sums.bad_values,
+        sums,
+    )
+
+
+def _role_error(role: Role, tensors: Sequence[TensorError]) -> RoleError:
+    sums = _Sums()
+    for tensor in tensors:
+        sums.add(tensor.sums)
+    worst = max(tensors, key=lambda tensor: tensor.worst_block)
+    has_importance = any(tensor.weighted_rmse is not None for tensor in tensors)
+    return RoleError(
+        role,
+        len(tensors),
+        sum(tensor.weights for tensor in tensors),
+        _root(sums.error, sums.reference),
+        _root(sums.weighted_error, sums.weighted_reference) if has_importance else None,
+        worst.name,
+        worst.worst_block,
+        sums.bad_values,
+    )
+
+
+def _root(error: float, reference: float) -> float:
+    if error == 0:
+        return 0.0
+    return math.sqrt(error / reference) if reference > 0 else math.inf
