@@ -184,7 +184,13 @@ def open_model(path: str | os.PathLike[str]) -> ModelFile:
 
 def _read_header(path: Path) -> _core.Header:
     try:
-        return _core.Header.read(str(path))
+        header = _core.Header.read(str(path))
+        names = [*header.keys(), *(info.name for info in header.tensors())]  # decodes them
+    except UnicodeDecodeError:
+        raise ModelFileError(
+            f"{path} is not a sound GGUF file: the name of a key or tensor is no text.",
+            "download or convert it again",
+        ) from None
     except _core.HeaderError as error:
         raise ModelFileError(
             f"{path} is not a sound GGUF file: {error}.", "download or convert it again"
@@ -193,6 +199,9 @@ def _read_header(path: Path) -> _core.Header:
         raise ModelFileError(
             f"{path} cannot be read: {error.strerror}.", "check the path"
         ) from None
+    if not all(names):
+        raise ModelFileError(f"{path} has a tensor without a name.", "download or convert it again")
+    return header
 
 
 def _split_value(header: _core.Header, key: str, default: int) -> int:

@@ -61,7 +61,8 @@ class Layout:
         )
         if mtp > blocks:
             raise ModelFileError(
-                f"{architecture}.nextn_predict_layers is {mtp}, but the model has {blocks} layers."
+                f"{architecture}.nextn_predict_layers is {mtp}, but the model has {blocks} layers.",
+                "the file is damaged; --override-kv corrects a value",
             )
         return cls(blocks, mtp, experts)
 
@@ -74,9 +75,15 @@ def _count(metadata: Mapping[str, object], key: str) -> int:
         items = value if isinstance(value, Iterable) else (value,)
         count = max((operator.index(cast(SupportsIndex, item)) for item in items), default=0)
     except TypeError:
-        raise ModelFileError(f"The metadata key {key} is not a whole number: {value!r}.") from None
+        raise ModelFileError(
+            f"The metadata key {key} is not a whole number: {value!r}.",
+            "the file is damaged; --override-kv corrects a value",
+        ) from None
     if count < 0:
-        raise ModelFileError(f"The metadata key {key} is negative: {count}.")
+        raise ModelFileError(
+            f"The metadata key {key} is negative: {count}.",
+            "the file is damaged; --override-kv corrects a value",
+        )
     return count
 
 

@@ -22,7 +22,7 @@ struct Callbacks {
                 start = p + 1;
             }
         }
-        throw UpstreamError(start);
+        throw UpstreamError(printable(start));
     }
 
     static void on_log(ggml_log_level level, const char * text, void * /*user_data*/) {
@@ -44,7 +44,16 @@ Scope::~Scope() { innermost = outer_; }
 std::string Scope::errors() const {
     const auto first = log_.find_first_not_of(" \n");
     const auto last = log_.find_last_not_of(" \n");
-    return first == std::string::npos ? std::string() : log_.substr(first, last - first + 1);
+    return first == std::string::npos ? std::string() : printable(log_.substr(first, last - first + 1));
+}
+
+std::string printable(std::string text) {
+    for (char & c : text) {
+        if (c != '\n' && (c < ' ' || c > '~')) {
+            c = '?';
+        }
+    }
+    return text;
 }
 
 }  // namespace apex::guard

@@ -16,6 +16,9 @@ class UpstreamError : public std::runtime_error {
     using std::runtime_error::runtime_error;
 };
 
+// The text with every byte that is no printable ASCII replaced: upstream's messages quote the file.
+std::string printable(std::string text);
+
 // Registers the callbacks with ggml and libllama; called once, when the extension is loaded.
 void install();
 
@@ -27,7 +30,7 @@ class Scope {
     Scope(const Scope &) = delete;
     Scope & operator=(const Scope &) = delete;
 
-    // The errors that upstream logged on this thread so far, one per line, trimmed.
+    // The errors that upstream logged on this thread so far, one per line, trimmed, printable.
     std::string errors() const;
 
   private:

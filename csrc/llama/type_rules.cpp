@@ -217,7 +217,7 @@ std::vector<TensorRule> decide_types(gguf_context * metadata, const std::string 
     } catch (const guard::UpstreamError & error) {
         throw ModelError(error.what());
     } catch (const std::runtime_error & error) {
-        throw ModelError(error.what());
+        throw ModelError(guard::printable(error.what()));
     }
 }
 

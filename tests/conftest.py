@@ -1,0 +1,25 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from support.llama import write_llama
+
+SHARED = Path(__file__).parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared_model() -> Path:
+    """A small hybrid MoE that was really trained, where this checkout has it beside it."""
+    path = SHARED / "models" / "small-hybrid-moe-f16.gguf"
+    if not path.exists():
+        pytest.skip("the trained model is not here")
+    return path
+
+
+@pytest.fixture(scope="session")
+def dense_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dense llama of two layers with random weights, 3.7 MB, F16. Not to be changed."""
+    path = tmp_path_factory.mktemp("dense") / "dense.gguf"
+    write_llama(path)
+    return path
