@@ -129,9 +129,7 @@ class Header:
         Reads the metadata alone, byte for byte; the tensor table is empty.
         """
     def __contains__(self, key: str) -> bool: ...
-    def add_tensor(
-        self, name: str, shape: collections.abc.Sequence[int], type: str
-    ) -> None:
+    def add_tensor(self, name: str, shape: collections.abc.Sequence[int], type: str) -> None:
         """
         Appends a tensor whose data follows, aligned, that of the one before. Raises ValueError.
         """
@@ -248,9 +246,7 @@ class LanguageModel:
         """
         Raises ModelError.
         """
-    def logits(
-        self, tokens: collections.abc.Sequence[int]
-    ) -> numpy.typing.NDArray[numpy.float32]:
+    def logits(self, tokens: collections.abc.Sequence[int]) -> numpy.typing.NDArray[numpy.float32]:
         """
         float32 (tokens, vocabulary): the logits of what follows each token. Raises ModelError.
         """
@@ -294,9 +290,7 @@ def compare(
 def decide_types(
     header: Header,
     path: str,
-    tensors: collections.abc.Sequence[
-        tuple[str, collections.abc.Sequence[int], str, str | None]
-    ],
+    tensors: collections.abc.Sequence[tuple[str, collections.abc.Sequence[int], str, str | None]],
     file_type: str,
     *,
     output_tensor_type: str | None = None,
@@ -370,6 +364,11 @@ def quantize(
 
     Raises ValueError for arguments that do not fit together, BadDataError for weights that are NaN or
     infinite or too large for the type.
+    """
+
+def quantize_with_ggml(src: _Buffer, type: str, importance: _Buffer | None = None) -> typing.Any:
+    """
+    ggml_quantize_chunk itself, for float32 on one thread and without checks: the reference that quantize() is compared with.
     """
 
 def quantize_with_llama(

@@ -46,7 +46,7 @@ class UsageError(ApexError):
 
 
 class ModelFileError(ApexError):
-    """A GGUF file is missing, malformed, truncated or of an unknown architecture (exit status 3)."""
+    """A GGUF file is missing, malformed, truncated or of an unknown kind (exit status 3)."""
 
     exit_code = 3
 

@@ -402,7 +402,7 @@ def _slab_bytes(todo: Plan, threads: int, max_memory: int) -> int:
     if max_memory < fixed + _SLABS * row:
         needed = (fixed + _SLABS * row + (1 << 20) - 1) >> 20
         raise UsageError(
-            f"{max_memory >> 20} MiB of memory are too little for this model and {threads} threads.",
+            f"{max_memory >> 20} MiB of memory are too little for the model on {threads} threads.",
             f"--max-memory {needed}M is the least that works",
         )
     wanted = max(_MIN_SLAB_BYTES, threads * _WEIGHTS_PER_THREAD * 4)

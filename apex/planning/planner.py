@@ -417,7 +417,7 @@ class _Planner:
     def _report_importance(self, needed: list[str], problems: list[str]) -> None:
         if needed and self.imatrix is None:
             raise ImatrixError(
-                f"{_count(len(needed), 'tensor')} would get a type that needs an importance matrix: "
+                f"{_count(len(needed), 'tensor')} would get types that need an importance matrix: "
                 f"{_names(needed)}.",
                 "give one with --imatrix FILE, or choose a larger type",
             )

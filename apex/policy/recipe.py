@@ -20,11 +20,15 @@ from apex.policy.gradient import ZONES
 from apex.policy.roles import Role
 
 if sys.version_info >= (3, 11):
+    from importlib.resources.abc import Traversable
+
     import tomllib
 else:
+    from importlib.abc import Traversable
+
     import tomli as tomllib
 
-__all__ = ["Recipe", "load_recipe", "tiers"]
+__all__ = ["Recipe", "load_recipe", "recipe_text", "tiers"]
 
 
 @dataclass(frozen=True)
@@ -106,11 +110,22 @@ def load_recipe(name_or_path: str | os.PathLike[str]) -> Recipe:
     return _Reader(str(path)).recipe(path.stem, content)
 
 
+def recipe_text(name: str) -> str:
+    """The TOML of a tier, to start a recipe from. Raises UsageError if there is no such tier."""
+    tier = load_recipe(name.lower())
+    text = _tier_file(tier.name).read_text(encoding="utf-8")
+    if tier.importance == "required":
+        text = text.replace('importance = "none"', 'importance = "required"')
+    return text
+
+
+def _tier_file(name: str) -> Traversable:
+    return files(__package__) / "tiers" / f"{name.removeprefix('i-')}.toml"
+
+
 def _load_tier(name: str) -> Recipe:
     tier = name.removeprefix("i-")
-    file = f"{tier}.toml"
-    content = (files(__package__) / "tiers" / file).read_bytes()
-    recipe = _Reader(file).recipe(tier, content)
+    recipe = _Reader(f"{tier}.toml").recipe(tier, _tier_file(tier).read_bytes())
     if name != tier and tier in _WITH_OR_WITHOUT:
         description = f"{recipe.description} With an importance matrix."
         return replace(recipe, name=name, description=description, importance="required")

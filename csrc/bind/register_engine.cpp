@@ -30,17 +30,23 @@ std::pair<py::object, void *> output(const OptionalBuffer & out, std::vector<py:
     return {array, array.mutable_data()};
 }
 
+// The type to write, whose blocks must divide the rows.
+ggml_type to_target_type(const std::string & name, const engine::Shape & shape) {
+    const ggml_type type = to_type(name);
+    const engine::TypeFacts & facts = engine::facts_of(type);
+    if (shape.columns % facts.block_weights != 0) {
+        throw py::value_error("rows of " + std::to_string(shape.columns) +
+                              " weights are no whole blocks of " + facts.name + " (" +
+                              std::to_string(facts.block_weights) + " weights)");
+    }
+    return type;
+}
+
 py::object quantize(const py::buffer & src, const std::string & type,
                     const OptionalBuffer & importance, const OptionalName & src_type,
                     const OptionalShape & shape, const OptionalBuffer & out, int threads) {
     const Weights weights = to_weights(src, src_type, shape);
-    const ggml_type target_type = to_type(type);
-    const engine::TypeFacts & facts = engine::facts_of(target_type);
-    if (weights.shape.columns % facts.block_weights != 0) {
-        throw py::value_error("rows of " + std::to_string(weights.shape.columns) +
-                              " weights are no whole blocks of " + facts.name + " (" +
-                              std::to_string(facts.block_weights) + " weights)");
-    }
+    const ggml_type target_type = to_target_type(type, weights.shape);
     const Importance row_importance(importance, weights.shape);
     auto [result, target] = output<uint8_t>(
         out, weights.rows_shape,
@@ -49,6 +55,26 @@ py::object quantize(const py::buffer & src, const std::string & type,
         py::gil_scoped_release release;  // all arguments are plain pointers by now
         engine::quantize_rows(weights.buffer.ptr, weights.type, weights.shape, target_type,
                               row_importance.data(), target, threads);
+    }
+    return result;
+}
+
+py::object quantize_with_ggml(const py::buffer & src, const std::string & type,
+                              const OptionalBuffer & importance) {
+    const Weights weights = to_weights(src, "F32", std::nullopt);
+    const ggml_type target_type = to_target_type(type, weights.shape);
+    const engine::TypeFacts & facts = engine::facts_of(target_type);
+    if (!facts.has_quantizer || (facts.needs_importance && !importance)) {
+        throw py::value_error("ggml cannot write " + facts.name + " so");
+    }
+    const Importance row_importance(importance, weights.shape);
+    auto [result, target] = output<uint8_t>(
+        std::nullopt, weights.rows_shape,
+        static_cast<py::ssize_t>(ggml_row_size(target_type, weights.shape.columns)));
+    {
+        py::gil_scoped_release release;
+        engine::quantize_rows_with_ggml(static_cast<const float *>(weights.buffer.ptr),
+                                        weights.shape, target_type, row_importance.data(), target);
     }
     return result;
 }
@@ -103,6 +129,10 @@ threads: 0 for all that are available. The GIL is released.
 
 Raises ValueError for arguments that do not fit together, BadDataError for weights that are NaN or
 infinite or too large for the type.)");
+    module.def("quantize_with_ggml", &quantize_with_ggml, py::arg("src"), py::arg("type"),
+               py::arg("importance") = py::none(),
+               "ggml_quantize_chunk itself, for float32 on one thread and without checks: the "
+               "reference that quantize() is compared with.");
     module.def("dequantize", &dequantize, py::arg("src"), py::arg("src_type") = py::none(),
                py::kw_only(), py::arg("shape") = py::none(), py::arg("out") = py::none(),
                py::arg("threads") = 0,

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <vector>
 
+#include "fp_environment.h"
 #include "guard/guard.h"
 #include "parallel.h"
 #include "types.h"
@@ -129,6 +130,20 @@ void quantize_rows(const void * source, ggml_type source_type, const Shape & sha
             throw BadData("a weight is too large for " + facts.name, piece.row);
         }
     });
+}
+
+void quantize_rows_with_ggml(const float * source, const Shape & shape, ggml_type type,
+                             const float * importance, void * target) {
+    guard::Scope scope;
+    FpEnvironment exact;
+    const size_t expert_bytes =
+        static_cast<size_t>(shape.rows) * ggml_row_size(type, shape.columns);
+    for (int64_t expert = 0; expert < shape.experts; ++expert) {
+        ggml_quantize_chunk(type, source + expert * shape.rows * shape.columns,
+                            static_cast<char *>(target) + static_cast<size_t>(expert) * expert_bytes,
+                            0, shape.rows, shape.columns,
+                            importance == nullptr ? nullptr : importance + expert * shape.columns);
+    }
 }
 
 void dequantize_rows(const void * source, ggml_type source_type, const Shape & shape,

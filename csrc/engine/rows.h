@@ -31,6 +31,11 @@ struct BadData : public std::runtime_error {
 void quantize_rows(const void * source, ggml_type source_type, const Shape & shape, ggml_type type,
                    const float * importance, void * target, int threads);
 
+// One call of ggml_quantize_chunk per expert, on this thread and without any check: the reference
+// that quantize_rows is compared with. The source is F32.
+void quantize_rows_with_ggml(const float * source, const Shape & shape, ggml_type type,
+                             const float * importance, void * target);
+
 // Throws std::invalid_argument if the type cannot be read. Values are not checked.
 void dequantize_rows(const void * source, ggml_type source_type, const Shape & shape,
                      float * target, int threads);

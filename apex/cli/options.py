@@ -1,0 +1,194 @@
+"""The options that ``quantize`` and ``plan`` share, and how their values are read."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from apex.errors import UsageError
+
+if TYPE_CHECKING:
+    from apex.planning.options import MetadataValue, PlanOptions
+
+__all__ = [
+    "AllowRequantize",
+    "EdgeLayers",
+    "FileType",
+    "Imatrix",
+    "Json",
+    "KeepSplit",
+    "LeaveOutputTensor",
+    "Model",
+    "NearLayers",
+    "OutputTensorType",
+    "OverrideKv",
+    "Pure",
+    "SplitMaxSize",
+    "Strict",
+    "TensorType",
+    "TensorTypeFile",
+    "Tier",
+    "TokenEmbeddingType",
+    "parse_size",
+    "plan_options",
+]
+
+# Typer reads annotations at run time, where Python 3.10 does not know every form of "X | None".
+# ruff: noqa: UP045
+
+_TIER, _TYPES = "What to make", "Single tensors, as in llama-quantize"
+
+Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A GGUF file; of shards, the first.")]
+Tier = Annotated[
+    Optional[str],
+    typer.Option(
+        "--tier",
+        "--profile",
+        metavar="NAME|FILE",
+        help="A tier, such as i-quality (apex tiers lists them), or a recipe of your own.",
+        rich_help_panel=_TIER,
+    ),
+]
+FileType = Annotated[
+    Optional[str],
+    typer.Option(
+        "--type",
+        metavar="TYPE",
+        help="A llama.cpp file type instead of a tier, such as Q4_K_M, or COPY.",
+        rich_help_panel=_TIER,
+    ),
+]
+Imatrix = Annotated[
+    Optional[Path],
+    typer.Option(metavar="FILE", help="Importance matrix, GGUF or .dat.", rich_help_panel=_TIER),
+]
+EdgeLayers = Annotated[
+    Optional[int],
+    typer.Option(metavar="N", help="Layers of the edge at each end.", rich_help_panel=_TIER),
+]
+NearLayers = Annotated[
+    Optional[int],
+    typer.Option(metavar="N", help="Layers near the edge, each side.", rich_help_panel=_TIER),
+]
+TensorType = Annotated[
+    Optional[list[str]],
+    typer.Option(
+        metavar="REGEX=TYPE",
+        help="The type of the tensors whose name matches; first match wins. Repeatable.",
+        rich_help_panel=_TYPES,
+    ),
+]
+TensorTypeFile = Annotated[
+    Optional[Path],
+    typer.Option(metavar="FILE", help="A file of such rules.", rich_help_panel=_TYPES),
+]
+OutputTensorType = Annotated[
+    Optional[str],
+    typer.Option(metavar="TYPE", help="The type of output.weight.", rich_help_panel=_TYPES),
+]
+TokenEmbeddingType = Annotated[
+    Optional[str],
+    typer.Option(metavar="TYPE", help="The type of token_embd.weight.", rich_help_panel=_TYPES),
+]
+Pure = Annotated[
+    bool,
+    typer.Option(
+        "--pure", help="The file type's own type for every tensor.", rich_help_panel=_TYPES
+    ),
+]
+LeaveOutputTensor = Annotated[
+    bool,
+    typer.Option(
+        "--leave-output-tensor", help="Keep output.weight as it is.", rich_help_panel=_TYPES
+    ),
+]
+AllowRequantize = Annotated[
+    bool,
+    typer.Option(
+        "--allow-requantize",
+        help="Accept tensors that are quantized already; this loses quality.",
+        rich_help_panel=_TYPES,
+    ),
+]
+OverrideKv = Annotated[
+    Optional[list[str]],
+    typer.Option(
+        metavar="KEY=TYPE:VALUE",
+        help="Replace metadata; TYPE is int, float, bool or str. Repeatable.",
+        rich_help_panel=_TYPES,
+    ),
+]
+Strict = Annotated[
+    bool,
+    typer.Option(
+        "--strict", help="Fail where a row length forces another type.", rich_help_panel=_TIER
+    ),
+]
+KeepSplit = Annotated[bool, typer.Option("--keep-split", help="Write shards like the input's.")]
+SplitMaxSize = Annotated[
+    Optional[str],
+    typer.Option(metavar="SIZE", help="Write shards of at most this size, such as 40G."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Data for machines on stdout.")]
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", re.IGNORECASE)
+
+
+def parse_size(text: str, option: str) -> int:
+    """Bytes from "2G", "500M", "1048576"; powers of 1024. Raises UsageError."""
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise UsageError(f"{option} {text} is no size.", "write it like 2G or 500M")
+    return int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " "))
+
+
+def plan_options(context: typer.Context) -> PlanOptions:
+    """The plan's options from the parameters of the running command."""
+    given = context.params
+    split_max_size = given.get("split_max_size")
+    return {
+        "tier": given["tier"],
+        "file_type": given["file_type"],
+        "imatrix": given["imatrix"],
+        "edge_layers": given["edge_layers"],
+        "near_layers": given["near_layers"],
+        "tensor_types": given["tensor_type"] or (),
+        "tensor_type_file": given["tensor_type_file"],
+        "output_tensor_type": given["output_tensor_type"],
+        "token_embedding_type": given["token_embedding_type"],
+        "pure": given["pure"],
+        "leave_output_tensor": given["leave_output_tensor"],
+        "allow_requantize": given["allow_requantize"],
+        "overrides": dict(map(_parse_override, given["override_kv"] or ())),
+        "strict": given["strict"],
+        "keep_split": given["keep_split"],
+        "split_max_size": None
+        if split_max_size is None
+        else parse_size(split_max_size, "--split-max-size"),
+    }
+
+
+def _parse_override(text: str) -> tuple[str, MetadataValue]:
+    """KEY=TYPE:VALUE, as llama.cpp reads it."""
+    key, equals, rest = text.partition("=")
+    kind, colon, value = rest.partition(":")
+    try:
+        if not (key and equals and colon):
+            raise ValueError
+        if kind == "int":
+            return key, int(value)
+        if kind == "float":
+            return key, float(value)
+        if kind == "bool":
+            return key, {"true": True, "false": False}[value]
+        if kind == "str":
+            return key, value
+        raise ValueError
+    except (ValueError, KeyError):
+        raise UsageError(
+            f"--override-kv {text} makes no sense.",
+            "write KEY=int:5, KEY=float:0.5, KEY=bool:true or KEY=str:text",
+        ) from None

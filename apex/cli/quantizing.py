@@ -1,0 +1,112 @@
+"""``apex quantize``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from apex.cli import options, output
+from apex.cli.planning import print_plan, print_roles
+from apex.cli.progress import showing_progress
+
+if TYPE_CHECKING:
+    from apex import QuantizeResult
+
+__all__ = ["print_result", "quantize"]
+
+
+def quantize(
+    context: typer.Context,
+    model: options.Model,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The file to write.")],
+    tier: options.Tier = None,
+    file_type: options.FileType = None,
+    imatrix: options.Imatrix = None,
+    edge_layers: options.EdgeLayers = None,
+    near_layers: options.NearLayers = None,
+    strict: options.Strict = False,
+    tensor_type: options.TensorType = None,
+    tensor_type_file: options.TensorTypeFile = None,
+    output_tensor_type: options.OutputTensorType = None,
+    token_embedding_type: options.TokenEmbeddingType = None,
+    pure: options.Pure = False,
+    leave_output_tensor: options.LeaveOutputTensor = False,
+    allow_requantize: options.AllowRequantize = False,
+    override_kv: options.OverrideKv = None,
+    keep_split: options.KeepSplit = False,
+    split_max_size: options.SplitMaxSize = None,
+    threads: Annotated[
+        int, typer.Option("--threads", "-t", min=0, metavar="N", help="0 for all.")
+    ] = 0,
+    max_memory: Annotated[
+        str, typer.Option(metavar="SIZE", help="Bound on this process's memory.")
+    ] = "2G",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an output that exists.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, show the plan, write nothing.")
+    ] = False,
+    json: options.Json = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")] = False,
+) -> None:
+    """Quantize a model. Everything is checked before the first byte is written.
+
+    Example: apex quantize model.gguf out.gguf --tier i-quality --imatrix imatrix.gguf
+    """
+    import apex
+    from apex.streaming import check_output, output_paths
+
+    memory = options.parse_size(max_memory, "--max-memory")
+    todo = apex.plan(model, **options.plan_options(context))
+    if dry_run:
+        todo.model.require_data()
+        check_output(todo, output_paths(todo, out), overwrite=overwrite)
+        if json:
+            output.print_json(todo.to_dict())
+        elif not quiet:
+            print_plan(todo)
+        return
+    if not quiet:
+        for text in todo.notes:
+            output.note(text)
+    with showing_progress(f"quantizing {todo.model.path.name}", quiet) as advance:
+        result = apex.quantize(
+            todo,
+            out,
+            threads=threads,
+            max_memory=memory,
+            overwrite=overwrite,
+            progress=lambda step: advance(step.done_bytes, step.total_bytes, step.tensor),
+        )
+    if json:
+        output.print_json(_to_dict(result))
+    elif not quiet:
+        print_result(result)
+
+
+def print_result(result: QuantizeResult) -> None:
+    """What was written, and where the time went."""
+    todo, timings = result.plan, result.timings
+    print_roles(todo, f"{todo.model.path.name} as {todo.tier or todo.file_type}")
+    console = output.stdout()
+    for path in result.paths:
+        console.print(f"wrote {path}", soft_wrap=True)
+    speed = todo.weights / max(timings.total, 1e-9) / 1e6
+    console.print(
+        f"{timings.total:.1f} s, {speed:.0f} Mweights/s "
+        f"(reading {timings.reading:.1f} s, quantizing {timings.quantizing:.1f} s and writing "
+        f"{timings.writing:.1f} s side by side, syncing {timings.syncing:.1f} s)",
+        soft_wrap=True,
+    )
+
+
+def _to_dict(result: QuantizeResult) -> dict[str, Any]:
+    return {
+        "plan": result.plan.to_dict(),
+        "paths": [str(path) for path in result.paths],
+        "bytes": result.bytes,
+        "seconds": vars(result.timings),
+    }
