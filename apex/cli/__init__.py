@@ -61,6 +61,8 @@ def options(
     """Quantize Mixture-of-Experts GGUF models: a precision for every tensor, llama.cpp's bytes."""
 
 
+_INTERRUPTED = 130
+
 # Typer's UsageError, which it does not export by itself.
 _WrongUsage: type[Exception] = typer.BadParameter.__bases__[0]
 
@@ -87,8 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         complain(error.message, error.hint)
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        complain("interrupted; nothing was left behind", "")
-        return 130
+        status = _INTERRUPTED
     except _Terminated:
         complain("terminated; nothing was left behind", "")
         return 143
@@ -104,6 +105,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "this is a bug; set APEX_TRACEBACK=1 to see where",
         )
         return 70
+    if status == _INTERRUPTED:  # which typer may also turn a KeyboardInterrupt into by itself
+        complain("interrupted; nothing was left behind", "")
     return status if isinstance(status, int) else 0
 
 

@@ -93,9 +93,10 @@ def find_importance(tensor: Tensor, matrix: ImportanceMatrix) -> Importance | Mi
 
 
 def _fits(tensor: Tensor, entry: ImportanceEntry, is_legacy: bool) -> bool:
-    if entry.size in (tensor.columns * tensor.experts, tensor.columns):
-        return True
-    return not is_legacy and tensor.experts == 1 and entry.sums.shape[1] == tensor.columns
+    if is_legacy:  # which does not say how its values divide into experts
+        return entry.size in (tensor.columns * tensor.experts, tensor.columns)
+    experts, columns = entry.sums.shape
+    return columns == tensor.columns and (experts in (1, tensor.experts) or tensor.experts == 1)
 
 
 def _importance(tensor: Tensor, name: str, entry: ImportanceEntry) -> Importance:

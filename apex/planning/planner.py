@@ -122,7 +122,7 @@ class _Planner:
         files = output_headers(
             self.model,
             planned,
-            file_type=None if self.file_type == COPY else FILE_TYPES[self.file_type].id,
+            file_type=self._file_type_id(),
             imatrix=self.imatrix,
             overrides=self._overrides(),
             keep_split=self.options.get("keep_split", False),
@@ -138,6 +138,13 @@ class _Planner:
             tuple(self.notes),
             is_sizes_only=self.options.get("sizes_only", False),
         )
+
+    def _file_type_id(self) -> int | None:
+        """The value of general.file_type; that of the input where everything is copied."""
+        if self.file_type != COPY:
+            return FILE_TYPES[self.file_type].id
+        value = self.model.metadata.get("general.file_type")
+        return value if isinstance(value, int) else None
 
     # The options.
 
@@ -376,31 +383,25 @@ class _Planner:
     ) -> dict[str, Importance]:
         """The importance of every tensor that is quantized; all that is wrong in one error."""
         found: dict[str, Importance] = {}
-        missing, needed, problems = [], [], []
+        needed, missing, wrong = [], [], []
         for tensor, rule in zip(tensors, rules, strict=True):
-            facts = TENSOR_TYPES[rule.type]
-            if rule.type == tensor.type or not facts.is_quantized:
+            if rule.type == tensor.type or not TENSOR_TYPES[rule.type].is_quantized:
                 continue
-            needs = rule.needs_importance or facts.needs_importance
+            needs = rule.needs_importance or TENSOR_TYPES[rule.type].needs_importance
             match = find_importance(tensor, self.imatrix) if self.imatrix else None
             if isinstance(match, Importance):
                 found[tensor.name] = match
-            elif isinstance(match, Mismatch) and not (_is_embedding(tensor.name) and not needs):
-                problems.append(
-                    f"{match.entry} has {match.size} values instead of {match.expected}"
-                )
-            elif needs:
+            elif isinstance(match, Mismatch) and (needs or not _is_embedding(tensor.name)):
+                wrong.append(f"{match.entry} has {match.size} values instead of {match.expected}")
+            elif needs or self._tier_needs(tensor, rule):
                 needed.append(f"{tensor.name} ({rule.type})")
-            elif not _is_embedding(tensor.name):
+            elif not _is_embedding(tensor.name) and rule.type not in _DEAF_TYPES:
                 missing.append(tensor.name)
         if self.imatrix is not None:
-            problems += [
-                f"{name} is not finite"
-                for name, entry in self.imatrix.entries.items()
-                if not entry.is_sound()
-            ]
+            entries = self.imatrix.entries.items()
+            wrong += [f"{name} is not finite" for name, entry in entries if not entry.is_sound()]
         if not self.options.get("sizes_only"):
-            self._report_importance(needed, problems)
+            self._report_importance(needed, wrong, any_found=bool(found))
         if missing and self.imatrix is not None:
             self.notes.append(
                 f"{_count(len(missing), 'tensor')} have no entry in {self.imatrix.path} and are "
@@ -414,18 +415,32 @@ class _Planner:
             )
         return found
 
-    def _report_importance(self, needed: list[str], problems: list[str]) -> None:
+    def _tier_needs(self, tensor: Tensor, rule: _core.TensorRule) -> bool:
+        """Whether a tier that stands on importance may not do without it for this tensor.
+
+        llama-imatrix sees every matrix product of the trunk. The MTP head does not run there, and
+        of MLA's projections an older file knows only the joined form.
+        """
+        if not self.recipe or self.recipe.importance != "required" or rule.type in _DEAF_TYPES:
+            return False
+        role = choose(tensor.name, self.layout, self.recipe).role
+        return role in _CALIBRATED_ROLES and not tensor.name.endswith(_MLA_NAMES)
+
+    def _report_importance(self, needed: list[str], wrong: list[str], *, any_found: bool) -> None:
         if needed and self.imatrix is None:
             raise ImatrixError(
                 f"{_count(len(needed), 'tensor')} would get types that need an importance matrix: "
                 f"{_names(needed)}.",
                 "give one with --imatrix FILE, or choose a larger type",
             )
-        if needed or problems:
-            assert self.imatrix is not None
-            parts = [f"no entry for {name}" for name in needed] + problems
+        if self.imatrix is None:
+            return
+        problems = [f"no entry for {name}" for name in needed] + wrong
+        if not problems and not any_found and self._quantizes():
+            problems = [f"none of its {len(self.imatrix.entries)} entries is for this model"]
+        if problems:
             raise ImatrixError(
-                f"{self.imatrix.path} does not fit {self.model.path.name}: {'; '.join(parts)}.",
+                f"{self.imatrix.path} does not fit {self.model.path.name}: {'; '.join(problems)}.",
                 "make an importance matrix from this very model, with more text if experts are "
                 "missing",
             )
@@ -486,6 +501,11 @@ class _Planner:
                 f"{_count(len(unreached), 'tensor')}: {listed}."
             )
 
+
+# Types that are written without looking at the importance.
+_DEAF_TYPES = ("Q8_0", "MXFP4", "NVFP4", "TQ1_0", "TQ2_0", "Q1_0", "Q2_0")
+_CALIBRATED_ROLES = (Role.ROUTED, Role.SHARED, Role.DENSE, Role.ATTENTION, Role.SSM)
+_MLA_NAMES = ("attn_kv_b.weight", "attn_k_b.weight", "attn_v_b.weight")
 
 _NO_RECIPE = Recipe("", "", "", "none", {})
 

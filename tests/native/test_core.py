@@ -34,7 +34,9 @@ def test_type_facts_agree_with_the_gguf_package() -> None:
 
 
 def test_file_types_agree_with_the_gguf_package() -> None:
-    known = {name.partition("_")[2]: value for name, value in gguf.LlamaFileType.__members__.items()}
+    known = {
+        name.partition("_")[2]: value for name, value in gguf.LlamaFileType.__members__.items()
+    }
     ours = {file_type.name: file_type.id for file_type in _core.file_types()}
     shared = ours.keys() & known.keys()
     assert len(shared) > 30
@@ -157,7 +159,7 @@ def test_weights_that_are_no_numbers_are_found(value: float) -> None:
         weights[2, 5, 7] = value
         weights[2, 6, 7] = value
         for call in (lambda w: _core.quantize(w, "Q4_0", threads=3), _core.check):
-            with pytest.raises(_core.BadDataError, match="NaN|infinite") as caught:
+            with pytest.raises(_core.BadDataError, match=r"NaN|infinite") as caught:
                 call(weights)
             assert caught.value.row == 2 * 8 + 5
     _core.check(WEIGHTS)

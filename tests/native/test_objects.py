@@ -1,4 +1,4 @@
-"""The arithmetic that decides bytes is never fused, and the extension keeps its symbols to itself."""
+"""The arithmetic that decides bytes is never fused; the extension keeps its symbols to itself."""
 
 from __future__ import annotations
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from support.llama import llama_tensors, write_llama
+from support.llama import grow, llama_tensors, write_llama
 
 import apex
 
@@ -44,19 +43,3 @@ def test_the_peak_is_under_the_bound(tmp_path: Path) -> None:
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     assert int(result.stdout) * 1024 < bound
     assert apex.open_model(tmp_path / "out.gguf").weights == apex.open_model(grown).weights
-
-
-def grow(model: Path, target: Path, rows: int) -> Path:
-    """The same model with an output matrix of so many rows of zeros, in a sparse file."""
-    from apex import _core
-
-    source = apex.open_model(model)
-    header = _core.Header.read_metadata(str(model))
-    for tensor in source.tensors:
-        shape = (256, rows) if tensor.name == "output.weight" else tensor.shape
-        header.add_tensor(tensor.name, list(shape), tensor.type)
-    data = header.to_bytes()
-    target.write_bytes(data)
-    size = sum(-(-t.bytes // 32) * 32 for t in source.tensors if t.name != "output.weight")
-    os.truncate(target, len(data) + size + 512 * rows)
-    return target

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import gguf
 import numpy as np
+
+import apex
+from apex import _core
 
 WIDTH = 256
 
@@ -65,3 +69,17 @@ def write_llama(
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def grow(model: Path, target: Path, rows: int) -> Path:
+    """The same model with an output matrix of so many rows of zeros, in a sparse file."""
+    source = apex.open_model(model)
+    header = _core.Header.read_metadata(str(model))
+    for tensor in source.tensors:
+        shape = (256, rows) if tensor.name == "output.weight" else tensor.shape
+        header.add_tensor(tensor.name, list(shape), tensor.type)
+    data = header.to_bytes()
+    target.write_bytes(data)
+    size = sum(-(-t.bytes // 32) * 32 for t in source.tensors if t.name != "output.weight")
+    os.truncate(target, len(data) + size + 512 * rows)
+    return target
