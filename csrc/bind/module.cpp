@@ -1,4 +1,4 @@
-#include <llama.h>
+#include <ggml.h>
 #include <pybind11/pybind11.h>
 
 #include <exception>
@@ -7,6 +7,7 @@
 #include "engine/rows.h"
 #include "gguf/header.h"
 #include "guard/guard.h"
+#include "llama/library.h"
 #include "llama/type_rules.h"
 #include "register.h"
 
@@ -34,11 +35,13 @@ void translate(std::exception_ptr pointer) {
 }  // namespace
 
 PYBIND11_MODULE(_core, module) {
-    module.doc() = "Native parts of apex: tensor types, GGUF headers, rows of weights, llama.cpp's rules.";
+    module.doc() =
+        "Native parts of apex: tensor types, GGUF headers, rows of weights, llama.cpp's rules.";
     module.attr("__version__") = APEX_VERSION;
-    module.attr("llama_version") = llama_version();
+    module.attr("llama_version") = apex::llama::version();
     module.attr("ggml_version") = ggml_version();
     apex::guard::install();
+    apex::llama::install_log();
     py::register_local_exception<apex::gguf::HeaderError>(module, "HeaderError", PyExc_ValueError);
     py::exception<apex::engine::BadData> bad_data(module, "BadDataError", PyExc_ValueError);
     bad_data.attr("row") = 0;

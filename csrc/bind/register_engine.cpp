@@ -82,8 +82,8 @@ py::object quantize_with_ggml(const py::buffer & src, const std::string & type,
 py::object dequantize(const py::buffer & src, const OptionalName & src_type,
                       const OptionalShape & shape, const OptionalBuffer & out, int threads) {
     const Weights weights = to_weights(src, src_type, shape);
-    auto [result, target] = output<float>(out, weights.rows_shape,
-                                          static_cast<py::ssize_t>(weights.shape.columns));
+    auto [result, target] =
+        output<float>(out, weights.rows_shape, static_cast<py::ssize_t>(weights.shape.columns));
     {
         py::gil_scoped_release release;
         engine::dequantize_rows(weights.buffer.ptr, weights.type, weights.shape,

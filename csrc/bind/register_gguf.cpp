@@ -51,7 +51,7 @@ py::object array_value(const gguf_context * context, int64_t key) {
         case GGUF_TYPE_FLOAT32: return numbers<float>(data, count);
         case GGUF_TYPE_FLOAT64: return numbers<double>(data, count);
         case GGUF_TYPE_BOOL:    return numbers<bool>(data, count);
-        default: throw py::value_error("the key holds an array of an unknown type");
+        default:                throw py::value_error("the key holds an array of an unknown type");
     }
 }
 
@@ -70,7 +70,7 @@ py::object key_value(const gguf_context * context, int64_t key) {
         case GGUF_TYPE_BOOL:    return py::bool_(gguf_get_val_bool(context, key));
         case GGUF_TYPE_STRING:  return text(gguf_get_val_str(context, key));
         case GGUF_TYPE_ARRAY:   return array_value(context, key);
-        default: throw py::value_error("the key holds a value of an unknown type");
+        default:                throw py::value_error("the key holds a value of an unknown type");
     }
 }
 
@@ -141,8 +141,7 @@ void register_gguf(py::module_ & module) {
             "type", [](const TensorInfo & info) { return engine::facts_of(info.type).name; })
         .def_readonly("offset", &TensorInfo::offset, "Bytes from the start of the data section.")
         .def_readonly("bytes", &TensorInfo::bytes)
-        .def("__repr__",
-             [](const TensorInfo & info) { return "<TensorInfo " + info.name + ">"; });
+        .def("__repr__", [](const TensorInfo & info) { return "<TensorInfo " + info.name + ">"; });
 
     py::class_<Header>(module, "Header",
                        "The header of a GGUF file, as upstream's gguf API reads and writes it.")
@@ -194,7 +193,8 @@ void register_gguf(py::module_ & module) {
             [](Header & header, const std::string & name, const std::vector<int64_t> & shape,
                const std::string & type) { header.add_tensor(name, shape, to_type(type)); },
             py::arg("name"), py::arg("shape"), py::arg("type"),
-            "Appends a tensor whose data follows, aligned, that of the one before. Raises ValueError.")
+            "Appends a tensor whose data follows, aligned, that of the one before. Raises "
+            "ValueError.")
         .def(
             "to_bytes", [](const Header & header) { return py::bytes(header.bytes()); },
             "The serialised header, padded so that the data section can follow.");

@@ -102,14 +102,13 @@ std::vector<TensorRule> decide_types(const ::apex::gguf::Header & header, const 
     return llama::decide_types(header.context(), path, options, queries);
 }
 
-void quantize_with_llama(const std::string & input, const std::string & output,
-                         const std::string & file_type,
-                         const std::map<std::string, py::array_t<float, py::array::c_style>> & importance,
-                         const std::vector<std::pair<std::string, std::string>> & tensor_types,
-                         const OptionalName & output_tensor_type,
-                         const OptionalName & token_embedding_type, bool pure,
-                         bool quantize_output_tensor, bool copy, bool allow_requantize,
-                         bool keep_split, const KeyValues & overrides, int threads) {
+void quantize_with_llama(
+    const std::string & input, const std::string & output, const std::string & file_type,
+    const std::map<std::string, py::array_t<float, py::array::c_style>> & importance,
+    const std::vector<std::pair<std::string, std::string>> & tensor_types,
+    const OptionalName & output_tensor_type, const OptionalName & token_embedding_type, bool pure,
+    bool quantize_output_tensor, bool copy, bool allow_requantize, bool keep_split,
+    const KeyValues & overrides, int threads) {
     llama::ReferenceOptions options;
     options.rules = to_options(file_type, output_tensor_type, token_embedding_type, pure,
                                quantize_output_tensor, copy, !importance.empty(), overrides);
@@ -143,9 +142,10 @@ void register_llama(py::module_ & module) {
 
     module.def("output_order", &llama::output_order, py::arg("names"),
                "The order in which llama.cpp writes tensors of these names into a single file.");
-    module.def("first_match", &llama::first_match, py::arg("patterns"), py::arg("names"),
-               "For each name the index of the first pattern found in it (std::regex_search), or -1. "
-               "Raises ValueError for a malformed pattern.");
+    module.def(
+        "first_match", &llama::first_match, py::arg("patterns"), py::arg("names"),
+        "For each name the index of the first pattern found in it (std::regex_search), or -1. "
+        "Raises ValueError for a malformed pattern.");
     module.def(
         "decide_types", &decide_types, py::arg("header"), py::arg("path"), py::arg("tensors"),
         py::arg("file_type"), py::kw_only(), py::arg("output_tensor_type") = py::none(),
@@ -158,15 +158,15 @@ header, path: those of the model's first file.
 tensors: (name, shape, type, forced type or None) of all tensors, in the order of the output.
 overrides: (key, value) pairs that replace metadata.
 Raises ModelError where libllama does not know the architecture or misses metadata.)");
-    module.def("quantize_with_llama", &quantize_with_llama, py::arg("input"), py::arg("output"),
-               py::arg("file_type"), py::kw_only(),
-               py::arg("importance") = py::dict(), py::arg("tensor_types") = py::list(),
-               py::arg("output_tensor_type") = py::none(),
-               py::arg("token_embedding_type") = py::none(), py::arg("pure") = false,
-               py::arg("quantize_output_tensor") = true, py::arg("copy") = false,
-               py::arg("allow_requantize") = false, py::arg("keep_split") = false,
-               py::arg("overrides") = KeyValues{}, py::arg("threads") = 0,
-               "Runs llama_model_quantize, the reference that apex is compared with. Raises ModelError.");
+    module.def(
+        "quantize_with_llama", &quantize_with_llama, py::arg("input"), py::arg("output"),
+        py::arg("file_type"), py::kw_only(), py::arg("importance") = py::dict(),
+        py::arg("tensor_types") = py::list(), py::arg("output_tensor_type") = py::none(),
+        py::arg("token_embedding_type") = py::none(), py::arg("pure") = false,
+        py::arg("quantize_output_tensor") = true, py::arg("copy") = false,
+        py::arg("allow_requantize") = false, py::arg("keep_split") = false,
+        py::arg("overrides") = KeyValues{}, py::arg("threads") = 0,
+        "Runs llama_model_quantize, the reference that apex is compared with. Raises ModelError.");
 
     using llama::LanguageModel;
     py::class_<LanguageModel>(module, "LanguageModel", "A model that libllama loaded, on the CPU.")
@@ -195,7 +195,8 @@ Raises ModelError where libllama does not know the architecture or misses metada
                 return result;
             },
             py::arg("tokens"),
-            "float32 (tokens, vocabulary): the logits of what follows each token. Raises ModelError.");
+            "float32 (tokens, vocabulary): the logits of what follows each token. Raises "
+            "ModelError.");
 }
 
 }  // namespace apex::bind

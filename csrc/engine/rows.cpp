@@ -124,8 +124,8 @@ void quantize_rows(const void * source, ggml_type source_type, const Shape & sha
         const float * row_importance =
             importance == nullptr ? nullptr : importance + piece.expert * shape.columns;
         char * output = const_cast<char *>(at_row(target, type, shape, piece.row));
-        const size_t bytes = ggml_quantize_chunk(type, values, output, 0, piece.rows, shape.columns,
-                                                 row_importance);
+        const size_t bytes =
+            ggml_quantize_chunk(type, values, output, 0, piece.rows, shape.columns, row_importance);
         if (!ggml_validate_row_data(type, output, bytes)) {
             throw BadData("a weight is too large for " + facts.name, piece.row);
         }
@@ -139,10 +139,10 @@ void quantize_rows_with_ggml(const float * source, const Shape & shape, ggml_typ
     const size_t expert_bytes =
         static_cast<size_t>(shape.rows) * ggml_row_size(type, shape.columns);
     for (int64_t expert = 0; expert < shape.experts; ++expert) {
-        ggml_quantize_chunk(type, source + expert * shape.rows * shape.columns,
-                            static_cast<char *>(target) + static_cast<size_t>(expert) * expert_bytes,
-                            0, shape.rows, shape.columns,
-                            importance == nullptr ? nullptr : importance + expert * shape.columns);
+        ggml_quantize_chunk(
+            type, source + expert * shape.rows * shape.columns,
+            static_cast<char *>(target) + static_cast<size_t>(expert) * expert_bytes, 0, shape.rows,
+            shape.columns, importance == nullptr ? nullptr : importance + expert * shape.columns);
     }
 }
 

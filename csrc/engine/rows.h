@@ -46,14 +46,14 @@ void check_rows(const void * data, ggml_type type, const Shape & shape, int thre
 
 // Sums over the differences between two tensors of the same shape, in double precision.
 struct Comparison {
-    double error = 0;               // sum of (a - b)^2
-    double reference = 0;           // sum of b^2
-    double weighted_error = 0;      // the same, times the column's importance
+    double error = 0;           // sum of (a - b)^2
+    double reference = 0;       // sum of b^2
+    double weighted_error = 0;  // the same, times the column's importance
     double weighted_reference = 0;
-    double worst_error = 0;         // the largest such sum of one block of 256 weights or less
-    int64_t worst_row = 0;          // where that block is
+    double worst_error = 0;  // the largest such sum of one block of 256 weights or less
+    int64_t worst_row = 0;   // where that block is
     int64_t worst_column = 0;
-    int64_t bad_values = 0;         // NaN or infinite in a; left out of all sums
+    int64_t bad_values = 0;  // NaN or infinite in a; left out of all sums
 };
 
 // How far `quantized` is from `reference`. Sums are added in the order of the rows, whatever the

@@ -61,7 +61,8 @@ const TypeFacts & facts_of(ggml_type type) {
             return facts;
         }
     }
-    throw std::invalid_argument("there is no tensor type " + std::to_string(static_cast<int>(type)));
+    throw std::invalid_argument("there is no tensor type " +
+                                std::to_string(static_cast<int>(type)));
 }
 
 }  // namespace apex::engine

@@ -15,9 +15,9 @@ struct TypeFacts {
     int64_t block_weights;  // weights in a block
     int64_t block_bytes;
     bool is_quantized;
-    bool has_quantizer;      // quantize() can write it
-    bool has_dequantizer;    // dequantize() can read it
-    bool needs_importance;   // quantize() refuses to write it without an importance row
+    bool has_quantizer;     // quantize() can write it
+    bool has_dequantizer;   // dequantize() can read it
+    bool needs_importance;  // quantize() refuses to write it without an importance row
 };
 
 // Every type of this ggml, in the order of its numbers.

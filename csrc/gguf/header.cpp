@@ -62,11 +62,17 @@ std::string reason(const std::string & log) {
 
 }  // namespace
 
-Header Header::read(const std::string & path) { return parse(path, true); }
+Header Header::read(const std::string & path) {
+    return parse(path, true);
+}
 
-Header Header::read_metadata(const std::string & path) { return parse(path, false); }
+Header Header::read_metadata(const std::string & path) {
+    return parse(path, false);
+}
 
-Header Header::empty() { return Header(gguf_init_empty(), 0); }
+Header Header::empty() {
+    return Header(gguf_init_empty(), 0);
+}
 
 Header Header::parse(const std::string & path, bool with_tensors) {
     const auto native = std::filesystem::u8path(path);
@@ -105,8 +111,10 @@ std::vector<TensorInfo> Header::tensors() const {
         while (dimensions > 1 && ne[dimensions - 1] == 1) {
             --dimensions;
         }
-        result.push_back({gguf_get_tensor_name(context(), i), {ne, ne + dimensions},
-                          gguf_get_tensor_type(context(), i), gguf_get_tensor_offset(context(), i),
+        result.push_back({gguf_get_tensor_name(context(), i),
+                          {ne, ne + dimensions},
+                          gguf_get_tensor_type(context(), i),
+                          gguf_get_tensor_offset(context(), i),
                           gguf_get_tensor_size(context(), i)});
     }
     return result;

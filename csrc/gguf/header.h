@@ -1,4 +1,5 @@
-// The header of a GGUF file: metadata keys and tensor table, read and written by upstream's gguf API.
+// The header of a GGUF file: metadata keys and tensor table, read and written by upstream's gguf
+// API.
 #pragma once
 
 #include <gguf.h>
@@ -54,7 +55,8 @@ class Header {
         void operator()(gguf_context * context) const { gguf_free(context); }
     };
 
-    Header(gguf_context * context, uint64_t file_bytes) : context_(context), file_bytes_(file_bytes) {}
+    Header(gguf_context * context, uint64_t file_bytes)
+        : context_(context), file_bytes_(file_bytes) {}
 
     static Header parse(const std::string & path, bool with_tensors);
 

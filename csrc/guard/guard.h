@@ -5,6 +5,8 @@
 // collected. Outside of any Scope upstream's log is dropped and an abort stays an abort.
 #pragma once
 
+#include <ggml.h>
+
 #include <stdexcept>
 #include <string>
 
@@ -19,8 +21,11 @@ class UpstreamError : public std::runtime_error {
 // The text with every byte that is no printable ASCII replaced: upstream's messages quote the file.
 std::string printable(std::string text);
 
-// Registers the callbacks with ggml and libllama; called once, when the extension is loaded.
+// Registers the callbacks with ggml; called once, when the extension is loaded.
 void install();
+
+// Where ggml and libllama send their log (a ggml_log_callback).
+void collect_log(ggml_log_level level, const char * text, void * user_data);
 
 // Scopes nest; the innermost one collects the messages. Never crosses threads.
 class Scope {
@@ -34,7 +39,7 @@ class Scope {
     std::string errors() const;
 
   private:
-    friend struct Callbacks;
+    friend void collect_log(ggml_log_level level, const char * text, void * user_data);
     Scope * outer_;
     std::string log_;
 };

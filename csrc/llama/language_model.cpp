@@ -55,7 +55,8 @@ std::vector<llama_token> LanguageModel::tokenize(const std::string & text) const
     return guarded("libllama cannot tokenize", [&](guard::Scope &) {
         const llama_vocab * vocabulary = llama_model_get_vocab(model_.get());
         const auto length = static_cast<int32_t>(text.size());
-        const int32_t count = -llama_tokenize(vocabulary, text.data(), length, nullptr, 0, true, true);
+        const int32_t count =
+            -llama_tokenize(vocabulary, text.data(), length, nullptr, 0, true, true);
         std::vector<llama_token> tokens(static_cast<size_t>(count > 0 ? count : 0));
         llama_tokenize(vocabulary, text.data(), length, tokens.data(), count, true, true);
         return tokens;
@@ -77,12 +78,14 @@ int32_t LanguageModel::vocabulary_size() const {
 
 std::vector<float> LanguageModel::logits(const std::vector<llama_token> & tokens) {
     if (tokens.empty() || tokens.size() > llama_n_ctx(context_.get())) {
-        throw std::invalid_argument("there must be at least one token and no more than the context");
+        throw std::invalid_argument(
+            "there must be at least one token and no more than the context");
     }
     const int32_t size = vocabulary_size();
     for (const llama_token token : tokens) {
         if (token < 0 || token >= size) {
-            throw std::invalid_argument("token " + std::to_string(token) + " is not in the vocabulary");
+            throw std::invalid_argument("token " + std::to_string(token) +
+                                        " is not in the vocabulary");
         }
     }
     return guarded("libllama cannot run the model", [&](guard::Scope & scope) {

@@ -204,7 +204,8 @@ std::vector<TensorRule> decide_types(gguf_context * metadata, const std::string 
             rule.type = llama_tensor_get_type(state, &params, tensors[i], default_type, facts[i]);
             rule.wanted = rule.type;
             if (state.n_fallback != before.n_fallback) {
-                rule.wanted = without_fallback(before, options, tensors[i], default_type, facts[i], forced);
+                rule.wanted =
+                    without_fallback(before, options, tensors[i], default_type, facts[i], forced);
             }
             rule.needs_importance =
                 rule.may_quantize &&
@@ -228,14 +229,15 @@ std::vector<int> first_match(const std::vector<std::string> & patterns,
         try {
             compiled.emplace_back(pattern);
         } catch (const std::regex_error & error) {
-            throw std::invalid_argument("'" + pattern + "' is no regular expression: " + error.what());
+            throw std::invalid_argument("'" + pattern +
+                                        "' is no regular expression: " + error.what());
         }
     }
     std::vector<int> result(names.size(), -1);
     for (size_t i = 0; i < names.size(); ++i) {
-        const auto found = std::find_if(compiled.begin(), compiled.end(), [&](const std::regex & regex) {
-            return std::regex_search(names[i], regex);
-        });
+        const auto found = std::find_if(
+            compiled.begin(), compiled.end(),
+            [&](const std::regex & regex) { return std::regex_search(names[i], regex); });
         if (found != compiled.end()) {
             result[i] = static_cast<int>(found - compiled.begin());
         }

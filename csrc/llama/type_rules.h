@@ -34,10 +34,10 @@ struct RuleOptions {
     llama_ftype file_type = LLAMA_FTYPE_MOSTLY_Q8_0;
     std::optional<ggml_type> output_tensor_type;
     std::optional<ggml_type> token_embedding_type;
-    bool pure = false;                  // no mixture: the default type for every tensor
+    bool pure = false;  // no mixture: the default type for every tensor
     bool quantize_output_tensor = true;
-    bool copy = false;                  // keep every tensor as it is
-    bool has_importance = false;        // some file types give other types then
+    bool copy = false;            // keep every tensor as it is
+    bool has_importance = false;  // some file types give other types then
     std::vector<KeyOverride> overrides;
 };
 
@@ -49,10 +49,10 @@ struct TensorQuery {
 };
 
 struct TensorRule {
-    bool may_quantize = false;          // false: llama.cpp keeps this tensor's type
-    ggml_type wanted = GGML_TYPE_F32;   // before a fallback for the row length
-    ggml_type type = GGML_TYPE_F32;     // what llama.cpp writes
-    bool needs_importance = false;      // llama.cpp refuses to write the type without one
+    bool may_quantize = false;         // false: llama.cpp keeps this tensor's type
+    ggml_type wanted = GGML_TYPE_F32;  // before a fallback for the row length
+    ggml_type type = GGML_TYPE_F32;    // what llama.cpp writes
+    bool needs_importance = false;     // llama.cpp refuses to write the type without one
 };
 
 // The order in which llama.cpp writes tensors of these names into a single file.

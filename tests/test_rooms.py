@@ -1,0 +1,85 @@
+"""Which room may know which: the map in CONTRIBUTING.md, held against the sources."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# Python rooms and what each may import of apex.
+PYTHON = {
+    "errors": set(),
+    "policy": {"errors"},
+    "gguf": {"errors", "_core"},
+    "planning": {"errors", "policy", "gguf", "_core"},
+    "streaming": {"errors", "gguf", "planning", "_core"},
+    "verification": {"errors", "policy", "gguf", "planning", "_core"},
+    "demo": {"errors", "_core"},
+}
+
+# C++ rooms, what each may include of csrc, and which libraries' headers.
+CPP = {
+    "guard": ({"guard"}, {"ggml.h"}),
+    "gguf": ({"gguf", "guard"}, {"ggml.h", "gguf.h"}),
+    "engine": ({"engine", "guard"}, {"ggml.h"}),
+    "llama": ({"llama", "guard"}, {"ggml.h", "gguf.h", "llama.h", "llama-quant.cpp"}),
+    "bind": ({"bind", "engine", "gguf", "guard", "llama"}, {"ggml.h", "pybind11"}),
+}
+
+
+def python_files(room: str) -> list[Path]:
+    single = ROOT / "apex" / f"{room}.py"
+    return [single] if single.exists() else sorted((ROOT / "apex" / room).rglob("*.py"))
+
+
+def imported(path: Path) -> set[str]:
+    rooms = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "apex":
+            parts = node.module.split(".")
+            rooms |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
+        elif isinstance(node, ast.Import):
+            rooms |= {alias.name.split(".")[1] for alias in node.names if "apex." in alias.name}
+    return rooms
+
+
+@pytest.mark.parametrize("room", PYTHON)
+def test_python_rooms(room: str) -> None:
+    files = python_files(room)
+    assert files
+    for path in files:
+        assert imported(path) <= PYTHON[room] | {room}, path
+
+
+@pytest.mark.parametrize("room", CPP)
+def test_cpp_rooms(room: str) -> None:
+    rooms, libraries = CPP[room]
+    files = [path for path in (ROOT / "csrc" / room).iterdir() if path.suffix in (".h", ".cpp")]
+    assert files
+    for path in files:
+        text = path.read_text(encoding="utf-8")
+        ours = re.findall(r'#include "([^"]+)"', text)
+        assert {name.split("/")[0] if "/" in name else room for name in ours} <= rooms, path
+        theirs = re.findall(r"#include <((?:ggml|gguf|llama|pybind11)[^>]*)>", text)
+        assert {name.split("/")[0] for name in theirs} <= libraries, path
+
+
+def test_every_room_is_on_the_map() -> None:
+    assert {path.name for path in (ROOT / "csrc").iterdir() if path.is_dir()} == set(CPP)
+    rooms = {path.stem for path in (ROOT / "apex").glob("[a-z]*") if path.suffix in (".py", "")}
+    assert rooms - {"cli", "py.typed"} == set(PYTHON)
+
+
+def test_only_the_command_line_prints() -> None:
+    for room in PYTHON:
+        for path in python_files(room):
+            names = {
+                node.func.id
+                for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+                if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+            }
+            assert not names & {"print", "exit", "quit"}, path
