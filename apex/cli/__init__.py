@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import typer
 
@@ -17,25 +20,48 @@ from apex.errors import ApexError
 
 __all__ = ["main"]
 
-_EPILOG = """
-Exit status: 0 done, 1 other error, 2 wrong usage, 3 model file, 4 importance matrix, 5 plan,
-6 output, 7 damaged weights, 70 internal error, 130 interrupted, 143 terminated.
-"""
+_EXIT_STATUS = (
+    "Exit status: 0 done, 1 other error, 2 wrong usage, 3 model file, 4 importance matrix, 5 plan, "
+    "6 output, 7 damaged weights, 70 internal error, 130 interrupted, 143 terminated."
+)
+
+
+def _examples(*lines: str) -> str:
+    return "\n".join(("Examples:", *(f"  {line}" for line in lines)))
+
 
 app = typer.Typer(
     name="apex",
-    epilog=_EPILOG,
+    epilog=_EXIT_STATUS,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("quantize")(quantizing.quantize)
-app.command("plan")(planning.plan)
-app.command("tiers")(planning.tiers)
-app.command("inspect")(inspecting.inspect)
-app.command("verify")(verifying.verify)
-app.command("demo")(trying.demo)
+app.command(
+    epilog=_examples(
+        "apex quantize model.gguf out.gguf --tier i-quality --imatrix imatrix.gguf",
+        "apex quantize model.gguf out.gguf --tier balanced --tensor-type attn_v=q8_0 --dry-run",
+        "apex quantize model.gguf out.gguf --type Q4_K_M --split-max-size 40G",
+    )
+)(quantizing.quantize)
+app.command(
+    epilog=_examples(
+        "apex plan model.gguf --all-tiers",
+        "apex plan model.gguf --tier i-quality --imatrix imatrix.gguf --tensors",
+        "apex plan model.gguf --tier balanced --export types.txt",
+    )
+)(planning.plan)
+app.command(
+    epilog=_examples("apex tiers", "apex tiers quality > mine.toml, then --tier mine.toml")
+)(planning.tiers)
+app.command(epilog=_examples("apex inspect model.gguf --tensors", "apex inspect imatrix.gguf"))(
+    inspecting.inspect
+)
+app.command(epilog=_examples("apex verify out.gguf model.gguf --imatrix imatrix.gguf"))(
+    verifying.verify
+)
+app.command(epilog=_examples("apex demo", "apex demo somewhere --tier compact"))(trying.demo)
 
 
 def _show_version(wanted: bool) -> None:
@@ -49,7 +75,7 @@ def _show_version(wanted: bool) -> None:
 
 
 @app.callback()
-def options(
+def _root(
     version: bool = typer.Option(
         False,
         "--version",
@@ -74,17 +100,14 @@ class _Terminated(BaseException):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     signal.signal(signal.SIGTERM, _on_terminate)
+    _prepare_streams()
     try:
         command = typer.main.get_command(app)
         given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
         status = command.main(given, prog_name="apex", standalone_mode=False)
         sys.stdout.flush()
     except _WrongUsage as error:
-        context = getattr(error, "ctx", None)
-        command_path = context.command_path if context else "apex"
-        message = error.format_message()  # type: ignore[attr-defined]
-        complain(message, f"{command_path} --help lists what there is")
-        return 2
+        return _wrong_usage(error)
     except ApexError as error:
         complain(error.message, error.hint)
         return error.exit_code
@@ -94,20 +117,54 @@ def main(arguments: Sequence[str] | None = None) -> int:
         complain("terminated; nothing was left behind", "")
         return 143
     except BrokenPipeError:
-        # Whoever read our output has seen enough; keep Python from complaining at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _silence_stdout()  # whoever read our output has seen enough
+        return 1
+    except OSError as error:
+        # What a file does is an ApexError by now; this is our own output, or a strange path.
+        _silence_stdout()
+        _show_traceback()
+        where = f"{error.filename}: " if error.filename else ""
+        complain(f"{where}{error.strerror or error}", "check the disk and the paths")
         return 1
     except Exception as error:  # a bug: one sentence, and the way to the rest
-        if os.environ.get("APEX_TRACEBACK"):
-            traceback.print_exc()
+        _show_traceback()
         complain(
             f"internal error: {type(error).__name__}: {error}",
             "this is a bug; set APEX_TRACEBACK=1 to see where",
         )
         return 70
-    if status == _INTERRUPTED:  # which typer may also turn a KeyboardInterrupt into by itself
+    if status == _INTERRUPTED:  # which typer may also make of a KeyboardInterrupt by itself
         complain("interrupted; nothing was left behind", "")
     return status if isinstance(status, int) else 0
+
+
+def _wrong_usage(error: Any) -> int:
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context else "apex"
+    complain(error.format_message(), f"{path} --help lists what there is")
+    return 2
+
+
+def _prepare_streams() -> None:
+    """Make print work anywhere: without a stdout, and where a character has no encoding."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            null = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - for good
+            setattr(sys, name, null)
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _silence_stdout() -> None:
+    """Keep Python from complaining at exit about output that could not be written."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _show_traceback() -> None:
+    if os.environ.get("APEX_TRACEBACK"):
+        traceback.print_exc()
 
 
 def _on_terminate(number: int, frame: FrameType | None) -> None:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from apex.cli import options, output
+from apex.errors import ModelFileError
 
 if TYPE_CHECKING:
     from apex import ModelFile
-    from apex.policy import Layout, Role
+    from apex.gguf import Tensor
+    from apex.policy import Layout
 
 __all__ = ["inspect"]
 
 _LONG = 60
+_ITEMS = 6
 
 
 def inspect(
@@ -23,24 +27,65 @@ def inspect(
     tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False,
     json: options.Json = False,
 ) -> None:
-    """Show a GGUF file: roles, types, sizes and metadata. Reads headers only.
-
-    Example: apex inspect model.gguf --tensors
-    """
-    import apex
-    from apex.policy import Layout
-
-    model = apex.open_model(file)
-    layout = Layout.from_metadata(model.metadata)
+    """Show any GGUF file: roles, types, sizes and metadata. Reads headers only."""
+    model, problem = _open(file)
+    layout = _layout(model)
     if json:
         output.print_json(_to_dict(model, layout))
-        return
-    _print_metadata(model)
-    if tensors:
-        _print_tensors(model, layout)
-    _print_summary(model, layout)
+    else:
+        _print_metadata(model)
+        if tensors:
+            _print_tensors(model, layout)
+        _print_summary(model, layout)
+    if problem:
+        output.note(problem)
     if model.missing:
-        output.note(f"The data of {len(model.missing)} tensors is missing: the file is truncated.")
+        output.note(
+            f"The data of {len(model.missing)} of {len(model.tensors)} tensors is missing: the "
+            "file is truncated, or a header alone."
+        )
+
+
+def _open(path: Path) -> tuple[ModelFile, str]:
+    """The model; or, where it cannot be quantized, its file as it is and what is wrong with it."""
+    from apex import _core, open_model
+    from apex.gguf import ModelFile, Tensor
+
+    try:
+        return open_model(path), ""
+    except ModelFileError as error:
+        try:  # a shard without the others, or a vocabulary without tensors, can still be shown
+            header = _core.Header.read(str(path))
+            all(header.keys())
+        except (ValueError, OSError):
+            raise error from None
+        tensors = tuple(
+            Tensor(
+                info.name, info.shape, info.type, info.bytes, 0, header.data_offset + info.offset
+            )
+            for info in header.tensors()
+        )
+        missing = tuple(
+            tensor for tensor in tensors if tensor.offset + tensor.bytes > header.file_bytes
+        )
+        return ModelFile(path, (path,), header, tensors, missing), error.message
+
+
+def _layout(model: ModelFile) -> Layout | None:
+    """The layers of a language model; None where names say nothing about roles."""
+    from apex.policy import Layout
+
+    try:
+        layout = Layout.from_metadata(model.metadata)
+    except ModelFileError:
+        return None
+    return layout if layout.block_count and not model.is_projector else None
+
+
+def _role(tensor: Tensor, layout: Layout | None) -> str | None:
+    from apex.policy import role_of
+
+    return None if layout is None else role_of(tensor.name, layout).value
 
 
 def _print_metadata(model: ModelFile) -> None:
@@ -54,75 +99,72 @@ def _shorten(model: ModelFile, key: str) -> str:
     length = model.header.key_length(key)
     value = model.metadata[key]
     if model.header.key_type(key).startswith("arr"):
-        shown = ", ".join(str(item) for item in value[:6])
-        return f"{shown}, … ({length})" if length > 6 else shown
-    text = str(value).replace("\n", "\\n")
+        shown = ", ".join(_clip(str(item)) for item in value[:_ITEMS])
+        return f"{shown}, … ({length})" if length > _ITEMS else shown
+    if model.header.key_type(key) == "f32":
+        return f"{value:.8g}"
+    return _clip(str(value))
+
+
+def _clip(text: str) -> str:
     return text if len(text) <= _LONG else f"{text[:_LONG]}… ({len(text)} characters)"
 
 
-def _print_tensors(model: ModelFile, layout: Layout) -> None:
-    from apex.policy import role_of
-
+def _print_tensors(model: ModelFile, layout: Layout | None) -> None:
     rows = output.table("Tensors", ("tensor", "role", "shape", "type", "MiB"), ("MiB",))
     for tensor in model.tensors:
         shape = " x ".join(map(str, tensor.shape))
-        role = role_of(tensor.name, layout).value
+        role = _role(tensor, layout) or ""
         rows.add_row(tensor.name, role, shape, tensor.type, output.mib(tensor.bytes))
     output.print_table(rows)
 
 
-def _print_summary(model: ModelFile, layout: Layout) -> None:
+def _print_summary(model: ModelFile, layout: Layout | None) -> None:
+    """A line per role, or per type where there are no roles."""
     numbers = ("tensors", "weights", "MiB", "bits/weight")
-    kind = "projector" if model.is_projector else model.architecture or "unknown architecture"
-    facts = [kind]
-    if layout.block_count:
-        facts.append(f"{layout.trunk_layers} layers")
-    if layout.mtp_layers:
-        facts.append(f"{layout.mtp_layers} MTP")
-    if layout.expert_count:
-        facts.append(f"{layout.expert_count} experts")
-    if len(model.files) > 1:
-        facts.append(f"{len(model.files)} shards")
-    rows = output.table(
-        f"{model.path.name}: {', '.join(facts)}", ("role", "types", *numbers), numbers
-    )
-    for role, group in _by_role(model, layout).items():
-        weights = sum(tensor.weights for tensor in group)
-        size = sum(tensor.bytes for tensor in group)
-        types = ", ".join(sorted({tensor.type for tensor in group}))
-        rows.add_row(
-            role.value,
-            types,
-            str(len(group)),
-            f"{weights:,}",
-            output.mib(size),
-            f"{8 * size / weights:.2f}",
-        )
-    rows.add_section()
-    rows.add_row(
-        "all",
-        "",
-        str(len(model.tensors)),
-        f"{model.weights:,}",
-        output.mib(model.bytes),
-        f"{8 * model.bytes / model.weights:.2f}",
-        style="bold",
-    )
+    first = ("role", "types") if layout else ("type",)
+    rows = output.table(f"{model.path.name}: {_facts(model, layout)}", (*first, *numbers), numbers)
+    groups: dict[str, list[Tensor]] = defaultdict(list)
+    for tensor in model.tensors:
+        groups[_role(tensor, layout) or tensor.type].append(tensor)
+    for name in _ordered(groups):
+        types = (", ".join(sorted({tensor.type for tensor in groups[name]})),) if layout else ()
+        rows.add_row(name, *types, *_sums(groups[name]))
+    rows.add_row("all", *("",) * (len(first) - 1), *_sums(model.tensors), style="bold")
     output.print_table(rows)
 
 
-def _by_role(model: ModelFile, layout: Layout) -> dict[Role, list[Any]]:
-    from apex.policy import Role, role_of
+def _ordered(names: Any) -> list[str]:
+    """Roles in the order of ``Role``, then whatever is none."""
+    from apex.policy import Role
 
-    groups: dict[Role, list[Any]] = defaultdict(list)
-    for tensor in model.tensors:
-        groups[role_of(tensor.name, layout)].append(tensor)
-    return {role: groups[role] for role in Role if role in groups}
+    roles = [role.value for role in Role]
+    return sorted(names, key=lambda name: roles.index(name) if name in roles else len(roles))
 
 
-def _to_dict(model: ModelFile, layout: Layout) -> dict[str, Any]:
-    from apex.policy import role_of
+def _sums(tensors: Any) -> tuple[str, ...]:
+    weights = sum(tensor.weights for tensor in tensors)
+    size = sum(tensor.bytes for tensor in tensors)
+    bits = f"{8 * size / weights:.2f}" if weights else ""
+    return str(len(tensors)), f"{weights:,}", output.mib(size), bits
 
+
+def _facts(model: ModelFile, layout: Layout | None) -> str:
+    kind = model.metadata.get("general.type", "")
+    name = model.architecture or (kind if isinstance(kind, str) and kind else "no architecture")
+    facts = [f"{name} projector" if model.is_projector else name]
+    if layout:
+        facts.append(f"{layout.trunk_layers} layers")
+        if layout.mtp_layers:
+            facts.append(f"{layout.mtp_layers} MTP")
+        if layout.expert_count:
+            facts.append(f"{layout.expert_count} experts")
+    if len(model.files) > 1:
+        facts.append(f"{len(model.files)} shards")
+    return ", ".join(facts)
+
+
+def _to_dict(model: ModelFile, layout: Layout | None) -> dict[str, Any]:
     def plain(key: str) -> Any:
         value = model.metadata[key]
         return value.tolist() if hasattr(value, "tolist") else value
@@ -131,9 +173,9 @@ def _to_dict(model: ModelFile, layout: Layout) -> dict[str, Any]:
         "files": [str(path) for path in model.files],
         "architecture": model.architecture,
         "is_projector": model.is_projector,
-        "layers": layout.trunk_layers,
-        "mtp_layers": layout.mtp_layers,
-        "experts": layout.expert_count,
+        "layers": layout.trunk_layers if layout else 0,
+        "mtp_layers": layout.mtp_layers if layout else 0,
+        "experts": layout.expert_count if layout else 0,
         "weights": model.weights,
         "bytes": model.bytes,
         "missing": [tensor.name for tensor in model.missing],
@@ -141,7 +183,7 @@ def _to_dict(model: ModelFile, layout: Layout) -> dict[str, Any]:
         "tensors": [
             {
                 "name": tensor.name,
-                "role": role_of(tensor.name, layout).value,
+                "role": _role(tensor, layout),
                 "shape": list(tensor.shape),
                 "type": tensor.type,
                 "bytes": tensor.bytes,

@@ -15,21 +15,26 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AllowRequantize",
+    "DryRun",
     "EdgeLayers",
     "FileType",
     "Imatrix",
     "Json",
     "KeepSplit",
     "LeaveOutputTensor",
+    "MaxMemory",
     "Model",
     "NearLayers",
     "OutputTensorType",
     "OverrideKv",
+    "Overwrite",
     "Pure",
+    "Quiet",
     "SplitMaxSize",
     "Strict",
     "TensorType",
     "TensorTypeFile",
+    "Threads",
     "Tier",
     "TokenEmbeddingType",
     "parse_size",
@@ -40,6 +45,7 @@ __all__ = [
 # ruff: noqa: UP045
 
 _TIER, _TYPES = "What to make", "Single tensors, as in llama-quantize"
+_FILES = "Where and how"
 
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A GGUF file; of shards, the first.")]
 Tier = Annotated[
@@ -127,22 +133,61 @@ Strict = Annotated[
         "--strict", help="Fail where a row length forces another type.", rich_help_panel=_TIER
     ),
 ]
-KeepSplit = Annotated[bool, typer.Option("--keep-split", help="Write shards like the input's.")]
+KeepSplit = Annotated[
+    bool,
+    typer.Option("--keep-split", help="Write shards like the input's.", rich_help_panel=_FILES),
+]
 SplitMaxSize = Annotated[
     Optional[str],
-    typer.Option(metavar="SIZE", help="Write shards of at most this size, such as 40G."),
+    typer.Option(
+        metavar="SIZE",
+        help="Write shards of at most this size, such as 40G or 500M (powers of 1000).",
+        rich_help_panel=_FILES,
+    ),
+]
+Threads = Annotated[
+    int,
+    typer.Option("--threads", "-t", min=0, metavar="N", help="0 for all.", rich_help_panel=_FILES),
+]
+MaxMemory = Annotated[
+    str,
+    typer.Option(
+        metavar="SIZE",
+        help="Bound on the memory in use, such as 2G or 500M (powers of 1024).",
+        rich_help_panel=_FILES,
+    ),
+]
+Overwrite = Annotated[
+    bool,
+    typer.Option("--overwrite", help="Replace an output that exists.", rich_help_panel=_FILES),
+]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="Check everything, show the plan, write nothing.",
+        rich_help_panel=_FILES,
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Data for machines on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")]
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", re.IGNORECASE)
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", re.IGNORECASE | re.ASCII)
 
 
-def parse_size(text: str, option: str) -> int:
-    """Bytes from "2G", "500M", "1048576"; powers of 1024. Raises UsageError."""
+def parse_size(text: str, option: str, unit: int = 1024) -> int:
+    """Bytes from "2G", "500M" or "1048576"; K, M, G, T are powers of ``unit``, Ki, Mi, … of 1024.
+
+    Raises UsageError.
+    """
     match = _SIZE.fullmatch(text.strip())
-    if match is None:
+    size = 0
+    if match is not None:
+        base = 1024 if match[3] else unit
+        size = int(float(match[1]) * base ** " KMGT".index(match[2].upper() or " "))
+    if size < 1:
         raise UsageError(f"{option} {text} is no size.", "write it like 2G or 500M")
-    return int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " "))
+    return size
 
 
 def plan_options(context: typer.Context) -> PlanOptions:
@@ -167,7 +212,7 @@ def plan_options(context: typer.Context) -> PlanOptions:
         "keep_split": given["keep_split"],
         "split_max_size": None
         if split_max_size is None
-        else parse_size(split_max_size, "--split-max-size"),
+        else parse_size(split_max_size, "--split-max-size", 1000),  # as llama-gguf-split
     }
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -11,7 +14,8 @@ from apex.cli import options, output
 from apex.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
-    from apex import Plan
+    from apex import ModelFile, Plan, Recipe
+    from apex.planning import PlannedTensor, PlanOptions
 
 __all__ = ["plan", "print_plan", "print_roles", "tiers"]
 
@@ -47,16 +51,15 @@ def plan(
     ] = None,
     json: options.Json = False,
 ) -> None:
-    """Show what would be written: every type, reason and size. Reads headers only.
-
-    Example: apex plan model.gguf --tier i-quality --imatrix imatrix.gguf
-    """
+    """Show what would be written: types, reasons and sizes. Reads headers only."""
     import apex
 
     chosen = options.plan_options(context)
     if all_tiers:
-        if tier or file_type or export:
-            raise UsageError("--all-tiers takes no tier, type or export.", "leave them out")
+        if tier or file_type or export or tensors:
+            raise UsageError(
+                "--all-tiers goes without --tier, --type, --export and --tensors.", "leave them out"
+            )
         _compare_tiers(apex.open_model(model), chosen, json)
         return
     todo = apex.plan(model, **chosen)
@@ -71,15 +74,16 @@ def plan(
 
 
 def print_plan(todo: Plan) -> None:
-    """The plan's table on stdout and its notes on stderr."""
+    """The plan's tables on stdout and its notes on stderr."""
     what = todo.tier if todo.tier else todo.file_type
     print_roles(todo, f"{todo.model.path.name} as {what}, base {todo.file_type}")
+    _print_fallbacks(todo)
     for text in todo.notes:
         output.note(text)
 
 
-def print_roles(todo: Plan, title: str, *, to_stderr: bool = False) -> None:
-    """A line per role, and the sums."""
+def print_roles(todo: Plan, title: str) -> None:
+    """A line per role, the sums, and the size of the output."""
     numbers = ("tensors", "from MiB", "to MiB", "bits/weight")
     rows = output.table(title, ("role", "types", *numbers), numbers)
     for total in todo.by_role():
@@ -91,7 +95,6 @@ def print_roles(todo: Plan, title: str, *, to_stderr: bool = False) -> None:
             output.mib(total.bytes),
             f"{total.bits_per_weight:.2f}",
         )
-    rows.add_section()
     rows.add_row(
         "all",
         "",
@@ -101,10 +104,29 @@ def print_roles(todo: Plan, title: str, *, to_stderr: bool = False) -> None:
         f"{todo.bits_per_weight:.2f}",
         style="bold",
     )
-    output.print_table(rows, to_stderr=to_stderr)
+    output.print_table(rows)
     files = f" in {len(todo.files)} files" if len(todo.files) > 1 else ""
-    text = f"output: {output.gib(todo.file_bytes)}{files}"
-    (output.stderr if to_stderr else output.stdout)().print(text)
+    output.stdout().print(f"output: {output.mib_and_gib(todo.file_bytes)}{files}")
+
+
+def _print_fallbacks(todo: Plan) -> None:
+    """Which types the rows' lengths forced, and what that costs."""
+    groups: dict[tuple[str, int, str, str], list[PlannedTensor]] = defaultdict(list)
+    for tensor in todo.fallbacks:
+        key = (tensor.role.value, tensor.source.columns, tensor.wanted, tensor.type)
+        groups[key].append(tensor)
+    if not groups:
+        return
+    numbers = ("columns", "tensors", "MiB more")
+    rows = output.table(
+        "\nFallbacks: rows that are no whole blocks of the type asked for",
+        ("role", "columns", "asked for", "written", "tensors", "MiB more"),
+        numbers,
+    )
+    for (role, columns, wanted, written), tensors in groups.items():
+        cost = sum(tensor.fallback_bytes for tensor in tensors)
+        rows.add_row(role, str(columns), wanted, written, str(len(tensors)), output.mib(cost))
+    output.print_table(rows)
 
 
 def _print_tensors(todo: Plan) -> None:
@@ -122,27 +144,31 @@ def _print_tensors(todo: Plan) -> None:
 
 
 def _export(todo: Plan, path: Path) -> None:
+    text = todo.tensor_type_file()
+    if not text.strip():
+        raise UsageError("There is nothing to export: no tensor changes.", "choose a tier")
     try:
-        path.write_text(todo.tensor_type_file(), encoding="utf-8")
+        if path.is_file():
+            raise OutputError(f"{path} exists already.", "choose another name, or remove it")
+        path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise OutputError(
             f"{path} cannot be written: {error.strerror}.", "check the path"
         ) from None
+    imatrix = f"--imatrix {shlex.quote(todo.imatrix.path)} " if todo.imatrix else ""
     output.say(
-        f"wrote {path}; the same types come from: llama-quantize --tensor-type-file {path} "
+        f"wrote {path}; llama-quantize makes the same types with the base {todo.file_type}: "
+        f"llama-quantize {imatrix}--tensor-type-file {shlex.quote(str(path))} "
         f"MODEL OUT {todo.file_type}"
     )
 
 
-def _compare_tiers(model: object, chosen: object, json: bool) -> None:
+def _compare_tiers(model: ModelFile, chosen: PlanOptions, json: bool) -> None:
     import apex
-    from apex.planning import PlanOptions
 
-    assert isinstance(model, apex.ModelFile)
-    given: PlanOptions = chosen  # type: ignore[assignment]
-    plans = []
+    plans: list[tuple[Recipe, Plan]] = []
     for recipe in apex.tiers():
-        tier_options: PlanOptions = {**given, "tier": recipe.name, "sizes_only": True}
+        tier_options: PlanOptions = {**chosen, "tier": recipe.name, "sizes_only": True}
         plans.append((recipe, apex.plan(model, **tier_options)))
     if json:
         output.print_json(
@@ -162,17 +188,18 @@ def _compare_tiers(model: object, chosen: object, json: bool) -> None:
         return
     numbers = ("MiB", "GiB", "bits/weight", "fallbacks")
     rows = output.table(
-        f"{model.path.name}: {output.gib(model.bytes)}",
-        ("tier", *numbers, "importance matrix"),
+        f"{model.path.name}, {output.mib_and_gib(model.bytes)}, as every tier",
+        ("tier", *numbers, "base", "imatrix"),
         numbers,
     )
     for recipe, todo in plans:
         rows.add_row(
             recipe.name,
-            output.mib(todo.tensor_bytes),
-            f"{todo.tensor_bytes / 2**30:.2f}",
+            output.mib(todo.file_bytes),
+            f"{todo.file_bytes / 2**30:.2f}",
             f"{todo.bits_per_weight:.2f}",
             str(len(todo.fallbacks)),
+            recipe.base,
             "needed" if recipe.importance == "required" else "no",
         )
     output.print_table(rows)
@@ -183,10 +210,7 @@ def tiers(
         Optional[str], typer.Argument(metavar="NAME", help="Show this tier's recipe.")
     ] = None,
 ) -> None:
-    """List the tiers, or print one as a recipe to start your own from.
-
-    Example: apex tiers quality > mine.toml, then --tier mine.toml
-    """
+    """List the tiers, or print one as a recipe to start your own from."""
     from apex.policy import Role, recipe_text
     from apex.policy import tiers as all_tiers
 
@@ -199,11 +223,14 @@ def tiers(
     )
     for recipe in all_tiers():
         cells = [
-            " / ".join(dict.fromkeys(recipe.types[role].values()))
-            if len(set(recipe.types[role].values())) == 1
-            else " / ".join(recipe.types[role].values())
+            _zones(recipe.types[role].values())
             for role in (Role.ROUTED, Role.SHARED, Role.ATTENTION, Role.MTP)
         ]
         needed = "needed" if recipe.importance == "required" else "no"
         rows.add_row(recipe.name, *cells, recipe.base, needed)
     output.print_table(rows)
+
+
+def _zones(types: Iterable[str]) -> str:
+    names = list(types)
+    return names[0] if len(set(names)) == 1 else " / ".join(names)

@@ -8,12 +8,13 @@ from contextlib import contextmanager
 
 from rich.progress import (
     BarColumn,
-    DownloadColumn,
     Progress,
+    TaskProgressColumn,
     TextColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
+from rich.table import Column
 
 from apex.cli import output
 
@@ -26,10 +27,9 @@ _SECONDS_BETWEEN_LINES = 10.0
 @contextmanager
 def showing_progress(title: str, quiet: bool) -> Iterator[Advance]:
     """Give a function to be called with done bytes, all bytes and what is at work."""
-    console = output.stderr()
     if quiet:
         yield lambda done, total, what: None
-    elif console.is_terminal:
+    elif output.stderr().is_terminal:
         yield from _bar(title)
     else:
         yield _lines(title)
@@ -38,17 +38,22 @@ def showing_progress(title: str, quiet: bool) -> Iterator[Advance]:
 def _bar(title: str) -> Iterator[Advance]:
     columns = (
         TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        DownloadColumn(binary_units=True),
+        BarColumn(bar_width=20),
+        TaskProgressColumn(),
         TransferSpeedColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[what]}", style="dim", markup=False),
+        TextColumn(
+            "{task.fields[what]}",
+            style="dim",
+            markup=False,
+            table_column=Column(no_wrap=True, overflow="ellipsis"),
+        ),
     )
     with Progress(*columns, console=output.stderr(), transient=True) as progress:
         task = progress.add_task(title, total=None, what="")
 
         def advance(done: int, total: int, what: str) -> None:
-            progress.update(task, completed=done, total=total, what=what)
+            progress.update(task, completed=done, total=total, what=output.printable(what))
 
         yield advance
 
@@ -59,14 +64,13 @@ def _lines(title: str) -> Advance:
     def advance(done: int, total: int, what: str) -> None:
         nonlocal last
         now = time.monotonic()
-        if now - last < _SECONDS_BETWEEN_LINES:
+        if now - last < _SECONDS_BETWEEN_LINES or not done:
             return
         last = now
         rate = done / (now - begin)
-        left = (total - done) / rate if rate else 0.0
         output.say(
-            f"{title}: {100 * done / total:.0f} %, {rate / 2**20:.0f} MiB/s, "
-            f"{left:.0f} s left, {what}"
+            f"{title}: {100 * done / total:.0f} %, {rate / 1e6:.0f} MB/s, "
+            f"{(total - done) / rate:.0f} s left, {what}".rstrip(", ")
         )
 
     return advance

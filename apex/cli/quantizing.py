@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -37,25 +38,14 @@ def quantize(
     override_kv: options.OverrideKv = None,
     keep_split: options.KeepSplit = False,
     split_max_size: options.SplitMaxSize = None,
-    threads: Annotated[
-        int, typer.Option("--threads", "-t", min=0, metavar="N", help="0 for all.")
-    ] = 0,
-    max_memory: Annotated[
-        str, typer.Option(metavar="SIZE", help="Bound on this process's memory.")
-    ] = "2G",
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an output that exists.")
-    ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check everything, show the plan, write nothing.")
-    ] = False,
+    threads: options.Threads = 0,
+    max_memory: options.MaxMemory = "2G",
+    overwrite: options.Overwrite = False,
+    dry_run: options.DryRun = False,
     json: options.Json = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")] = False,
+    quiet: options.Quiet = False,
 ) -> None:
-    """Quantize a model. Everything is checked before the first byte is written.
-
-    Example: apex quantize model.gguf out.gguf --tier i-quality --imatrix imatrix.gguf
-    """
+    """Quantize a model. Everything is checked before the first byte is written."""
     import apex
     from apex.streaming import check_output, output_paths
 
@@ -72,7 +62,7 @@ def quantize(
     if not quiet:
         for text in todo.notes:
             output.note(text)
-    with showing_progress(f"quantizing {todo.model.path.name}", quiet) as advance:
+    with showing_progress("quantizing", quiet) as advance:
         result = apex.quantize(
             todo,
             out,
@@ -93,13 +83,13 @@ def print_result(result: QuantizeResult) -> None:
     print_roles(todo, f"{todo.model.path.name} as {todo.tier or todo.file_type}")
     console = output.stdout()
     for path in result.paths:
-        console.print(f"wrote {path}", soft_wrap=True)
-    speed = todo.weights / max(timings.total, 1e-9) / 1e6
+        text = f"wrote {path}, {output.mib_and_gib(path.stat().st_size)}"
+        console.print(output.printable(text), soft_wrap=True)
+    speed = todo.model.bytes / max(timings.total, 1e-9) / 1e6
     console.print(
-        f"{timings.total:.1f} s, {speed:.0f} Mweights/s "
-        f"(reading {timings.reading:.1f} s, quantizing {timings.quantizing:.1f} s and writing "
-        f"{timings.writing:.1f} s side by side, syncing {timings.syncing:.1f} s)",
-        soft_wrap=True,
+        f"{timings.total:.1f} s, {speed:.0f} MB/s of the source; busy side by side: "
+        f"reading {timings.reading:.1f} s, quantizing {timings.quantizing:.1f} s, "
+        f"writing {timings.writing:.1f} s; then syncing {timings.syncing:.1f} s"
     )
 
 
@@ -108,5 +98,5 @@ def _to_dict(result: QuantizeResult) -> dict[str, Any]:
         "plan": result.plan.to_dict(),
         "paths": [str(path) for path in result.paths],
         "bytes": result.bytes,
-        "seconds": vars(result.timings),
+        "seconds": asdict(result.timings),
     }

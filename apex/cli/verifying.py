@@ -13,6 +13,7 @@ from apex.errors import DataError
 
 if TYPE_CHECKING:
     from apex import VerifyReport
+    from apex.verification import RoleError, TensorError
 
 __all__ = ["print_report", "verify"]
 
@@ -21,23 +22,19 @@ def verify(
     quantized: Annotated[Path, typer.Argument(metavar="QUANTIZED", help="The file to check.")],
     source: Annotated[Path, typer.Argument(metavar="SOURCE", help="What it was made from.")],
     imatrix: options.Imatrix = None,
-    threads: Annotated[
-        int, typer.Option("--threads", "-t", min=0, metavar="N", help="0 for all.")
-    ] = 0,
+    threads: options.Threads = 0,
     tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False,
     json: options.Json = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")] = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Compare a quantized model with its source, tensor by tensor.
 
     Errors are relative: 0 is equal, 1 is as far off as if all weights were zero. The status is 7
     if a weight is NaN or infinite.
-
-    Example: apex verify out.gguf model.gguf --imatrix imatrix.gguf
     """
     import apex
 
-    with showing_progress(f"comparing {quantized.name}", quiet) as advance:
+    with showing_progress("comparing", quiet) as advance:
         report = apex.verify(
             quantized,
             source,
@@ -57,31 +54,36 @@ def verify(
 
 
 def print_report(report: VerifyReport, *, tensors: bool) -> None:
-    """A line per role, or per tensor."""
-    numbers = ("tensors", "RMSE", "weighted RMSE", "worst block")
+    """A line per role, and with ``tensors`` one per tensor."""
+    has_importance = any(tensor.weighted_rmse is not None for tensor in report.tensors)
+    errors = ("RMSE", *(("weighted RMSE",) if has_importance else ()), "worst block")
     if tensors:
-        rows = output.table("", ("tensor", "type", *numbers[1:], "row", "column"), numbers)
-        for tensor in report.tensors:
-            rows.add_row(
-                tensor.name,
-                tensor.type,
-                f"{tensor.rmse:.5f}",
-                "" if tensor.weighted_rmse is None else f"{tensor.weighted_rmse:.5f}",
-                f"{tensor.worst_block:.5f}",
-                str(tensor.worst_row),
-                str(tensor.worst_column),
-            )
-        output.print_table(rows)
-    rows = output.table("Error relative to the source", ("role", *numbers, "in tensor"), numbers)
-    for role in report.by_role():
-        rows.add_row(
-            role.role.value,
-            str(role.tensors),
-            f"{role.rmse:.5f}",
-            "" if role.weighted_rmse is None else f"{role.weighted_rmse:.5f}",
-            f"{role.worst_block:.5f}",
-            role.worst_tensor,
+        numbers = (*errors, "row", "column")
+        rows = output.table(
+            "Error of every tensor, relative to the source", ("tensor", "type", *numbers), numbers
         )
+        for tensor in report.tensors:
+            where = (str(tensor.worst_row), str(tensor.worst_column))
+            rows.add_row(tensor.name, tensor.type, *_errors(tensor, has_importance), *where)
+        output.print_table(rows)
+    rows = output.table(
+        "Error relative to the source",
+        ("role", "tensors", *errors, "in tensor"),
+        ("tensors", *errors),
+    )
+    for role in report.by_role():
+        cells = _errors(role, has_importance)
+        rows.add_row(role.role.value, str(role.tensors), *cells, role.worst_tensor)
     output.print_table(rows)
     for text in report.notes:
         output.note(text)
+
+
+def _errors(item: TensorError | RoleError, has_importance: bool) -> list[str]:
+    """RMSE, weighted RMSE where any tensor has one, and the worst block."""
+    weighted = "" if item.weighted_rmse is None else f"{item.weighted_rmse:.5f}"
+    return [
+        f"{item.rmse:.5f}",
+        *([weighted] if has_importance else []),
+        f"{item.worst_block:.5f}",
+    ]

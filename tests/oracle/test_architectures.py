@@ -69,7 +69,7 @@ def test_tiers(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("architecture", "experts", "changes"),
     [
-        ("llama", 0, {"block_count": 80, "attention.head_count": 8}),
+        ("llama", 0, {"block_count": 80, "nextn_predict_layers": 0}),
         ("llama", 0, {"block_count": 80, "attention.head_count_kv": 4}),
         ("qwen2", 0, {"block_count": 80, "embedding_length": 8192}),
         ("llama", 8, {}),
@@ -98,7 +98,9 @@ def test_a_seventy_billion_model_gets_more_bits(tmp_path: Path) -> None:
     spec = MODELS["llama"]
     types = []
     for layers in (79, 80):
-        metadata = {**without_experts(spec.metadata), "llama.block_count": layers}
+        metadata = without_experts(spec.metadata)
+        # Eighty layers with grouped queries are upstream's mark of a 70B model.
+        metadata |= {"llama.block_count": layers, "llama.nextn_predict_layers": 0}
         write_model(tmp_path / "model.gguf", ModelSpec("llama", metadata, spec.tensors))
         plan = apex.plan(tmp_path / "model.gguf", file_type="IQ3_M")
         types.append([tensor.type for tensor in plan.tensors if "attn_v" in tensor.name])

@@ -1,0 +1,324 @@
+"""How the command line ends: statuses, signals, broken streams, colours. Never a traceback."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.commands import COMMAND, Apex, environment
+from support.imatrix import write_gguf
+from support.llama import grow, llama_tensors, write_llama
+
+from apex.cli import main, options
+from apex.cli import output as cli_output
+from apex.errors import UsageError
+
+
+def assert_complaint(result: subprocess.CompletedProcess[str], status: int) -> None:
+    """One sentence, one hint, nothing on stdout."""
+    assert result.returncode == status, result.stderr
+    assert result.stdout == ""
+    assert re.fullmatch(r"(note: .+\n)*error: .+\nhint: .+\n", result.stderr), result.stderr
+
+
+USAGE = {
+    "no such command": ["quantise"],
+    "no such option": ["plan", "MODEL", "--teir", "quality"],
+    "argument missing": ["quantize", "MODEL"],
+    "number is no number": ["quantize", "MODEL", "o", "--tier", "quality", "--threads", "many"],
+    "number is negative": ["quantize", "MODEL", "o", "--tier", "quality", "-t", "-1"],
+    "neither tier nor type": ["plan", "MODEL"],
+    "both tier and type": ["plan", "MODEL", "--tier", "mini", "--type", "Q4_K_M"],
+    "no such tier": ["plan", "MODEL", "--tier", "qualty"],
+    "no such tier to print": ["tiers", "qualty"],
+    "no such type": ["plan", "MODEL", "--type", "Q4_Z"],
+    "width is negative": ["plan", "MODEL", "--tier", "quality", "--edge-layers", "-1"],
+    "rule is malformed": ["plan", "MODEL", "--type", "Q8_0", "--tensor-type", "attn_q"],
+    "rule is no expression": ["plan", "MODEL", "--type", "Q8_0", "--tensor-type", "a(=q8_0"],
+    "rule matches nothing": ["plan", "MODEL", "--type", "Q8_0", "--tensor-type", "nose=q4_k"],
+    "rule file missing": ["plan", "MODEL", "--type", "Q8_0", "--tensor-type-file", "none.txt"],
+    "size is no size": ["quantize", "MODEL", "o", "--tier", "quality", "--max-memory", "3Q"],
+    "too little memory": ["quantize", "MODEL", "o", "--tier", "quality", "--max-memory", "1M"],
+    "size is nothing": ["plan", "MODEL", "--tier", "quality", "--split-max-size", "0"],
+    "override without type": ["plan", "MODEL", "--tier", "quality", "--override-kv", "a=5"],
+    "override of no type": ["plan", "MODEL", "--tier", "quality", "--override-kv", "a=num:5"],
+    "override not a number": ["plan", "MODEL", "--tier", "quality", "--override-kv", "a=int:x"],
+    "override not a truth": ["plan", "MODEL", "--tier", "quality", "--override-kv", "a=bool:1"],
+}
+
+
+@pytest.mark.parametrize("arguments", USAGE.values(), ids=USAGE)
+def test_wrong_usage_ends_with_2(
+    dense_model: Path,
+    arguments: list[str],
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    # In this process, since each start of Python takes its time.
+    status = main([str(dense_model) if word == "MODEL" else word for word in arguments])
+    out, err = capfd.readouterr()
+    assert_complaint(subprocess.CompletedProcess([], status, out, err), 2)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_hint_names_what_was_meant(apex_cli: Apex, dense_model: Path) -> None:
+    assert "'quality'" in apex_cli("tiers", "qualty").stderr
+    assert "--tier" in apex_cli("plan", dense_model, "--teir", "quality").stderr
+
+
+def test_a_bad_model_ends_with_3(apex_cli: Apex, dense_model: Path, folder: Path) -> None:
+    (folder / "text.gguf").write_text("this is no model")
+    (folder / "short.gguf").write_bytes(dense_model.read_bytes()[:-1000])
+    for command in (
+        ["inspect", "none.gguf"],
+        ["inspect", "text.gguf"],
+        ["plan", ".", "--tier", "quality"],
+        ["quantize", "short.gguf", "out.gguf", "--tier", "quality"],
+        ["verify", dense_model, "text.gguf"],
+    ):
+        assert_complaint(apex_cli(*command), 3)
+    assert not (folder / "out.gguf").exists()
+
+
+def test_a_bad_importance_matrix_ends_with_4(
+    apex_cli: Apex, dense_model: Path, imatrix: Path, folder: Path
+) -> None:
+    (folder / "text.dat").write_text("this is no importance matrix")
+    write_gguf(folder / "empty.gguf", {})
+    command = ("quantize", dense_model, "out.gguf", "--tier", "i-quality")
+    assert_complaint(apex_cli(*command), 4)
+    for bad in ("none.gguf", "text.dat", "empty.gguf", dense_model):
+        assert_complaint(apex_cli(*command, "--imatrix", bad), 4)
+    assert not (folder / "out.gguf").exists()
+    assert apex_cli(*command, "--imatrix", imatrix).returncode == 0
+
+
+def test_a_bad_output_ends_with_6(apex_cli: Apex, dense_model: Path, folder: Path) -> None:
+    (folder / "there.gguf").write_bytes(b"precious")
+    (folder / "folder").mkdir()
+    for output in ("there.gguf", "folder", "there.gguf/below.gguf", dense_model):
+        assert_complaint(apex_cli("quantize", dense_model, output, "--tier", "quality"), 6)
+    for extra in (["--export", "none/types.txt"], ["--export", "folder"]):
+        assert_complaint(apex_cli("plan", dense_model, "--tier", "quality", *extra), 6)
+    if sys.platform == "linux":
+        assert apex_cli("demo", "/proc/none").returncode == 6
+    assert (folder / "there.gguf").read_bytes() == b"precious"
+
+
+def test_weights_that_are_no_numbers_end_with_7(apex_cli: Apex, folder: Path) -> None:
+    tensors = llama_tensors()
+    tensors["blk.1.ffn_up.weight"][3, 5] = float("nan")
+    write_llama(folder / "bad.gguf", tensors)
+    result = apex_cli("quantize", "bad.gguf", "out.gguf", "--tier", "quality")
+    assert_complaint(result, 7)
+    assert "blk.1.ffn_up.weight" in result.stderr
+    assert [path.name for path in folder.iterdir()] == ["bad.gguf"]
+
+
+def test_a_bug_is_one_sentence_and_ends_with_70(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def broken(name: str) -> str:
+        raise ZeroDivisionError("oh\nno")
+
+    monkeypatch.setattr("apex.policy.recipe_text", broken)
+    monkeypatch.delenv("APEX_TRACEBACK", raising=False)
+    assert main(["tiers", "quality"]) == 70
+    err = capfd.readouterr().err
+    assert err.splitlines()[0] == r"error: internal error: ZeroDivisionError: oh\nno"
+    assert "APEX_TRACEBACK=1" in err
+    assert "Traceback" not in err
+    monkeypatch.setenv("APEX_TRACEBACK", "1")
+    assert main(["tiers", "quality"]) == 70
+    assert "Traceback" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "word"),
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
+)
+def test_a_signal_leaves_nothing_behind(
+    dense_model: Path, folder: Path, number: signal.Signals, status: int, word: str
+) -> None:
+    large = grow(dense_model, folder / "large.gguf", rows=2_000_000)  # 1 GB, but sparse
+    command = [*COMMAND, "quantize", large, "out.gguf", "--type", "Q4_K_M", "--threads", "1"]
+    with subprocess.Popen(
+        command,
+        cwd=folder,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+    ) as process:
+        partial = folder / "out.gguf.partial"
+        while not (partial.exists() and partial.stat().st_size > 1_000_000):
+            assert process.poll() is None, process.communicate()
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == status
+    assert out == ""
+    assert err == f"error: {word}; nothing was left behind\n"
+    assert [path.name for path in folder.iterdir()] == ["large.gguf"]
+
+
+# Streams
+
+
+def test_a_reader_that_has_seen_enough(dense_model: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    result = subprocess.run(
+        [*COMMAND, "inspect", dense_model, "--json"],
+        env=environment(),
+        stdout=write,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    os.close(write)
+    assert result.returncode == 1
+    assert result.stderr == b""
+
+
+@pytest.mark.parametrize("stream", ["1", "2"])
+def test_a_stream_that_is_closed(stream: str) -> None:
+    command = f'exec "$0" -m apex tiers {stream}>&-'
+    result = subprocess.run(
+        ["sh", "-c", command, sys.executable], env=environment(), capture_output=True, check=False
+    )
+    assert result.returncode == 0
+    assert result.stderr == b""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no full device")
+def test_a_full_disk_behind_stdout(dense_model: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        result = subprocess.run(
+            [*COMMAND, "plan", dense_model, "--tier", "quality"],
+            env=environment(),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+            check=False,
+        )
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: No space left on device\nhint: ")
+    assert "Traceback" not in result.stderr
+
+
+def test_a_stream_without_unicode(apex_cli: Apex, folder: Path) -> None:
+    write_llama(folder / "long.gguf", metadata={"ключ": 5})
+    result = apex_cli("inspect", "long.gguf", PYTHONIOENCODING="ascii:strict")
+    assert result.returncode == 0
+    assert r"\u043a" in result.stdout
+
+
+def on_a_terminal(folder: Path, *arguments: str | Path, **variables: str) -> tuple[int, str]:
+    """Run the command on a terminal of 100 columns; its status and all it wrote."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [*COMMAND, *arguments],
+        cwd=folder,
+        env=environment(TERM="xterm-256color", COLUMNS="100", **variables),
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    written = b""
+    try:
+        while data := os.read(ours, 65536):
+            written += data
+    except OSError:  # how Linux reports that the other side is closed
+        pass
+    finally:
+        os.close(ours)
+    return process.wait(60), written.decode()
+
+
+COLOUR = re.compile(r"\x1b\[[\d;]*(3\d|38;5;\d+)[\d;]*m")
+
+
+def test_colours_are_for_terminals_that_want_them(
+    apex_cli: Apex, dense_model: Path, imatrix: Path, folder: Path
+) -> None:
+    command = ("plan", dense_model, "--tier", "quality", "--imatrix", imatrix)
+    status, coloured = on_a_terminal(folder, *command)
+    assert status == 0
+    assert COLOUR.search(coloured)
+    status, plain = on_a_terminal(folder, *command, NO_COLOR="1")
+    assert status == 0
+    assert not COLOUR.search(plain)
+    elsewhere = apex_cli(*command)
+    assert "\x1b" not in elsewhere.stdout + elsewhere.stderr
+
+
+def test_progress_is_a_bar_on_a_terminal_only(
+    apex_cli: Apex, dense_model: Path, folder: Path
+) -> None:
+    command = ("quantize", dense_model, "out.gguf", "--tier", "quality", "--overwrite")
+    status, text = on_a_terminal(folder, *command)
+    assert status == 0
+    assert re.search(r"quantizing .*100%.*MB/s", text)
+    status, text = on_a_terminal(folder, *command, "--quiet")
+    assert (status, text) == (0, "")
+    assert "quantizing " not in apex_cli(*command).stderr
+
+
+def test_nothing_is_wrapped_without_a_terminal(
+    apex_cli: Apex, dense_model: Path, folder: Path
+) -> None:
+    rule = "|".join(f"blk.{number}.attn_q" for number in range(60))
+    result = apex_cli("plan", dense_model, "--type", "Q8_0", "--tensor-type", f"{rule}=q4_k",
+                      "--tensors")  # fmt: skip
+    assert f"{rule}=Q4_K (--tensor-type)\n" in result.stdout
+    assert not re.search(r" $", result.stdout, re.M)
+
+
+# Numbers
+
+
+@pytest.mark.parametrize(
+    ("text", "binary", "decimal"),
+    [
+        ("1048576", 1048576, 1048576),
+        ("2G", 2 << 30, 2_000_000_000),
+        ("500M", 500 << 20, 500_000_000),
+        ("1.5k", 1536, 1500),
+        ("40GiB", 40 << 30, 40 << 30),
+        ("3 MB", 3 << 20, 3_000_000),
+    ],
+)
+def test_sizes(text: str, binary: int, decimal: int) -> None:
+    assert options.parse_size(text, "--size") == binary
+    assert options.parse_size(text, "--size", 1000) == decimal
+
+
+@pytest.mark.parametrize("text", ["", "G", "2X", "-1G", "1e9", "2 G 3", "0", "0.1", "٣G"])
+def test_what_is_no_size(text: str) -> None:
+    with pytest.raises(UsageError, match="--size"):
+        options.parse_size(text, "--size")
+
+
+def test_sizes_are_shown_in_binary_units() -> None:
+    assert cli_output.mib(1536 * 1024) == "1.50"
+    assert cli_output.mib_and_gib(40 << 30) == "40,960.00 MiB (40.00 GiB)"
+
+
+def test_help_names_every_status(apex_cli: Apex) -> None:
+    text = " ".join(apex_cli("--help").stdout.split())
+    for status in (0, 1, 2, 3, 4, 5, 6, 7, 70, 130, 143):
+        assert re.search(rf"(: |, ){status} \w+", text), status
+
+
+@pytest.mark.parametrize("command", ["quantize", "plan", "tiers", "inspect", "verify", "demo"])
+def test_every_command_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--help"]) == 0
+    assert re.search(rf"Examples:\s+apex {command}", capsys.readouterr().out)
