@@ -1,0 +1,66 @@
+"""A model that was really trained: every tier is llama.cpp's bytes, runs, and stays close."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support import imatrix
+from support.oracle import same_bytes
+
+import apex
+from apex import _core
+from apex.demo import compare
+
+TEXT = (
+    "The library reads the file and returns an error if the header is not valid. "
+    "In the morning the children walked along the river to the old school."
+)
+# Upper bounds of the mean KL divergence in nats, each about twice what was seen.
+CLOSE = {"quality": 0.05, "balanced": 0.1, "compact": 0.2, "mini": 0.4, "nano": 1.2, "micro": 1.5}
+
+
+@pytest.fixture(scope="module")
+def matrix(shared_model: Path) -> dict[str, imatrix.Entry]:
+    """An importance row per matrix and expert, lognormal."""
+    random = np.random.default_rng(3)
+    entries: dict[str, imatrix.Entry] = {}
+    for tensor in apex.open_model(shared_model).tensors:
+        if len(tensor.shape) >= 2 and tensor.name.startswith("blk."):
+            experts = tensor.shape[2] if len(tensor.shape) == 3 else 1
+            rows = random.lognormal(0, 0.5, (experts, tensor.shape[0])).astype(np.float32)
+            entries[tensor.name] = (rows, np.ones(experts, np.float32))
+    return entries
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tier", [recipe.name for recipe in apex.tiers()])
+def test_tier(
+    shared_model: Path, matrix: dict[str, imatrix.Entry], tmp_path: Path, tier: str
+) -> None:
+    wishes: dict[str, Any] = {"tier": tier, "edge_layers": 2, "near_layers": 2}
+    if apex.load_recipe(tier).importance == "required":
+        path = tmp_path / "imatrix.gguf"
+        imatrix.write_gguf(path, matrix)
+        wishes |= {
+            "imatrix": path,
+            "importance": imatrix.as_llama(matrix),
+            "imatrix_keys": imatrix.keys(path, matrix),
+        }
+    assert same_bytes(shared_model, tmp_path, **wishes) is not None
+    agreement = compare(shared_model, tmp_path / "apex.gguf", TEXT)
+    assert agreement.tokens > 20
+    assert 0 < agreement.mean_kl < CLOSE[tier.removeprefix("i-")]
+
+
+def test_it_expects_what_a_reader_would(shared_model: Path, tmp_path: Path) -> None:
+    """After an opening, the words that follow most often are among the likeliest."""
+    path = tmp_path / "out.gguf"
+    apex.quantize(shared_model, path, tier="balanced", edge_layers=2, near_layers=2)
+    for file in (shared_model, path):
+        model = _core.LanguageModel(str(file))
+        logits = model.logits(model.tokenize("In the beginning of the year, one of"))
+        best = [model.piece(int(token)) for token in np.argsort(-logits[-1])[:10]]
+        assert b" the" in best
