@@ -1,6 +1,7 @@
 #include <pybind11/stl.h>
 
 #include "arguments.h"
+#include "dispatch/dispatch.h"
 #include "engine/parallel.h"
 #include "engine/rows.h"
 #include "engine/types.h"
@@ -158,6 +159,10 @@ src: as for quantize(); a uint8 array (..., bytes of a row) of a quantized type 
                py::arg("reference"), py::arg("reference_type"), py::arg("shape"),
                py::arg("importance") = py::none(), py::arg("threads") = 0,
                "Compares two buffers of weights of the same shape, in double precision.");
+    module.def("available_isas", &dispatch::available,
+               "The instruction sets of the kernels that this CPU runs, from narrow to wide.");
+    module.def("active_isa", &dispatch::active,
+               "The one that runs. Raises ValueError if APEX_ISA names one that is not available.");
     module.def("available_threads", &engine::available_threads,
                "The number of processors that this process may use.");
 }

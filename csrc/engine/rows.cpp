@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <utility>
 #include <vector>
 
+#include "dispatch/dispatch.h"
 #include "fp_environment.h"
 #include "guard/guard.h"
 #include "parallel.h"
@@ -54,18 +56,24 @@ const char * at_row(const void * data, ggml_type type, const Shape & shape, int6
            static_cast<size_t>(row) * ggml_row_size(type, shape.columns);
 }
 
-// Rows as F32: the source itself, or a conversion in this thread's buffer number `buffer`.
+// This thread's buffer number `buffer`, of at least so many weights.
+float * scratch(int64_t weights, int buffer) {
+    thread_local std::vector<float> buffers[2];
+    std::vector<float> & result = buffers[buffer];
+    if (static_cast<int64_t>(result.size()) < weights) {
+        result.resize(static_cast<size_t>(weights));
+    }
+    return result.data();
+}
+
+// Rows as F32: the source itself, or a conversion in a buffer.
 const float * as_f32(const void * source, ggml_type type, int64_t weights, int buffer) {
     if (type == GGML_TYPE_F32) {
         return static_cast<const float *>(source);
     }
-    thread_local std::vector<float> converted[2];
-    std::vector<float> & target = converted[buffer];
-    if (static_cast<int64_t>(target.size()) < weights) {
-        target.resize(static_cast<size_t>(weights));
-    }
-    ggml_get_type_traits(type)->to_float(source, target.data(), weights);
-    return target.data();
+    float * target = scratch(weights, buffer);
+    ggml_get_type_traits(type)->to_float(source, target, weights);
+    return target;
 }
 
 bool is_finite(float value) {
@@ -74,13 +82,24 @@ bool is_finite(float value) {
     return (bits & 0x7f800000u) != 0x7f800000u;
 }
 
-// Written without an early exit so that the compiler vectorises it.
-bool all_finite(const float * values, int64_t count) {
-    bool bad = false;
-    for (int64_t i = 0; i < count; ++i) {
-        bad |= !is_finite(values[i]);
+// The same, with whether all of them are finite.
+std::pair<const float *, bool> as_checked_f32(const void * source, ggml_type type,
+                                              int64_t weights) {
+    const KernelTable & kernels = dispatch::kernels();
+    switch (type) {
+        case GGML_TYPE_F16: {
+            float * target = scratch(weights, 0);
+            return {target, kernels.from_f16(source, weights, target)};
+        }
+        case GGML_TYPE_BF16: {
+            float * target = scratch(weights, 0);
+            return {target, kernels.from_bf16(source, weights, target)};
+        }
+        default: {
+            const float * values = as_f32(source, type, weights, 0);
+            return {values, kernels.all_finite(values, weights)};
+        }
     }
-    return !bad;
 }
 
 [[noreturn]] void throw_bad_weight(const float * values, const Piece & piece, const Shape & shape) {
@@ -110,22 +129,31 @@ void quantize_rows(const void * source, ggml_type source_type, const Shape & sha
     if (facts.needs_importance && importance == nullptr) {
         throw std::invalid_argument("type " + facts.name + " needs an importance");
     }
-    ggml_quantize_init(type);  // here, so that the threads do not queue for the tables
+    const QuantizeRows kernel = importance != nullptr ? dispatch::kernels().weighted[type]
+                                                      : dispatch::kernels().plain[type];
+    if (kernel == nullptr) {
+        ggml_quantize_init(type);  // here, so that the threads do not queue for the tables
+    }
     const Pieces pieces(shape);
     parallel_for(pieces.count(), threads, [&](int64_t index) {
         guard::Scope scope;
         const Piece piece = pieces[index];
         const int64_t weights = piece.rows * shape.columns;
-        const float * values =
-            as_f32(at_row(source, source_type, shape, piece.row), source_type, weights, 0);
-        if (!all_finite(values, weights)) {
+        const auto [values, finite] =
+            as_checked_f32(at_row(source, source_type, shape, piece.row), source_type, weights);
+        if (!finite) {
             throw_bad_weight(values, piece, shape);
         }
         const float * row_importance =
             importance == nullptr ? nullptr : importance + piece.expert * shape.columns;
         char * output = const_cast<char *>(at_row(target, type, shape, piece.row));
-        const size_t bytes =
+        const auto bytes = static_cast<size_t>(piece.rows) * ggml_row_size(type, shape.columns);
+        if (kernel != nullptr) {
+            kernel({values, row_importance, piece.rows, shape.columns,
+                    reinterpret_cast<uint8_t *>(output)});
+        } else {
             ggml_quantize_chunk(type, values, output, 0, piece.rows, shape.columns, row_importance);
+        }
         if (!ggml_validate_row_data(type, output, bytes)) {
             throw BadData("a weight is too large for " + facts.name, piece.row);
         }
@@ -182,8 +210,8 @@ void check_rows(const void * data, ggml_type type, const Shape & shape, int thre
             return;
         }
         const int64_t weights = piece.rows * shape.columns;
-        const float * values = as_f32(rows, type, weights, 0);
-        if (!all_finite(values, weights)) {
+        const auto [values, finite] = as_checked_f32(rows, type, weights);
+        if (!finite) {
             throw_bad_weight(values, piece, shape);
         }
     });

@@ -1,0 +1,20 @@
+// Which instruction set the kernels use: the best that this CPU runs, or the one that the
+// environment variable APEX_ISA names.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "kernels/table.h"
+
+namespace apex::dispatch {
+
+// Names of what this CPU runs of what this build has, from the narrowest to the widest.
+std::vector<std::string> available();
+
+// What runs. Decided once; throws std::invalid_argument each time if APEX_ISA names something else
+// than one of `available`.
+const std::string & active();
+const KernelTable & kernels();
+
+}  // namespace apex::dispatch

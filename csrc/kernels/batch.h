@@ -1,0 +1,116 @@
+// Runs a format's kernel over rows: W blocks at a time, one per lane.
+#pragma once
+
+#include "kernels/table.h"
+#include "lane/transpose.h"
+
+namespace apex {
+namespace {
+
+// The weights of W blocks of `count` weights as lanes, and the importance of their columns.
+template <typename L, int count>
+class Blocks {
+  public:
+    using F = typename L::F;
+
+    F x[count];
+
+    void load(const Rows & rows, int64_t first, int64_t last) {
+        rows_ = &rows;
+        const float * sources[L::width];
+        const int64_t per_row = rows.columns / count;
+        for (int lane = 0; lane < L::width; ++lane) {
+            const int64_t block = first + lane < last ? first + lane : last - 1;
+            sources[lane] = rows.values + block * count;
+            row_[lane] = block / per_row;
+            importance_[lane] = rows.importance == nullptr
+                                    ? nullptr
+                                    : rows.importance + (block % per_row) * count;
+        }
+        load_rows<L::width>(sources, count, x);
+    }
+
+    // The importance of the columns first .. first + n of every block.
+    template <int n>
+    void load_importance(int first, F * importance) const {
+        const float * sources[L::width];
+        for (int lane = 0; lane < L::width; ++lane) {
+            sources[lane] = importance_[lane] + first;
+        }
+        load_rows<L::width>(sources, n, importance);
+    }
+
+    // The sum of the squares of the whole row that each block is in.
+    F row_squares() const {
+        float sums[L::width];
+        for (int lane = 0; lane < L::width; ++lane) {
+            if (lane > 0 && row_[lane] == row_[lane - 1]) {
+                sums[lane] = sums[lane - 1];
+                continue;
+            }
+            const float * row = rows_->values + row_[lane] * rows_->columns;
+            float sum = 0;
+            for (int64_t i = 0; i < rows_->columns; ++i) {
+                sum += row[i] * row[i];
+            }
+            sums[lane] = sum;
+        }
+        F result;
+        std::memcpy(&result, sums, sizeof(result));
+        return result;
+    }
+
+    void report(bool too_large) const {
+        if (too_large) {
+            *rows_->too_large = true;
+        }
+    }
+
+    int64_t columns() const { return rows_->columns; }
+
+  private:
+    const Rows * rows_;
+    const float * importance_[L::width];
+    int64_t row_[L::width];
+};
+
+// A format is a struct with `weights` and `bytes` per block, and
+//   template <typename L, bool weighted> static void quantize(const Blocks &, I * bytes);
+// which fills `bytes`, one integer of 0 .. 255 per byte of the block.
+template <typename L, typename Format, bool weighted>
+void quantize_blocks(const Rows & rows) {
+    using I = typename L::I;
+    constexpr int words = (Format::bytes + 3) / 4;
+    constexpr int padded = (words + L::width - 1) / L::width * L::width;
+    Blocks<L, Format::weights> blocks;
+    I bytes[4 * padded];
+    for (int i = Format::bytes; i < 4 * padded; ++i) {
+        bytes[i] = I{};
+    }
+    alignas(64) int32_t matrix[L::width * padded];
+    const int64_t count = rows.rows * (rows.columns / Format::weights);
+    for (int64_t first = 0; first < count; first += L::width) {
+        blocks.load(rows, first, count);
+        Format::template quantize<L, weighted>(blocks, bytes);
+        I lanes[padded];
+        for (int i = 0; i < padded; ++i) {
+            lanes[i] = bytes[4 * i] | bytes[4 * i + 1] << 8 | bytes[4 * i + 2] << 16 |
+                       bytes[4 * i + 3] << 24;
+        }
+        store_rows<L::width>(lanes, padded, matrix);
+        const int64_t here = count - first < L::width ? count - first : L::width;
+        for (int64_t lane = 0; lane < here; ++lane) {
+            std::memcpy(rows.target + (first + lane) * Format::bytes, matrix + lane * padded,
+                        Format::bytes);
+        }
+    }
+}
+
+template <typename L>
+inline void put_half(typename L::I half, typename L::I * bytes) {
+    bytes[0] = half & 255;
+    bytes[1] = half >> 8 & 255;
+}
+
+}  // namespace
+}  // namespace apex

@@ -1,0 +1,52 @@
+// All kernels for lanes of one width. Included by the files of csrc/isa, each with its own
+// instruction set.
+#pragma once
+
+#include <ggml.h>
+
+#include "kernels/convert.h"
+#include "kernels/iq23.h"
+#include "kernels/iq4.h"
+#include "kernels/k_quants.h"
+#include "kernels/simple.h"
+#include "kernels/table.h"
+
+namespace apex {
+namespace {
+
+template <typename L, typename Format>
+void add(KernelTable & table, ggml_type type) {
+    table.plain[type] = quantize_blocks<L, Format, false>;
+    table.weighted[type] = quantize_blocks<L, Format, true>;
+}
+
+template <int W>
+KernelTable make_table() {
+    using L = Lane<W>;
+    KernelTable table;
+    add<L, Q80>(table, GGML_TYPE_Q8_0);
+    add<L, Centered<8>>(table, GGML_TYPE_Q4_0);
+    add<L, Centered<16>>(table, GGML_TYPE_Q5_0);
+    add<L, Shifted<15>>(table, GGML_TYPE_Q4_1);
+    add<L, Shifted<31>>(table, GGML_TYPE_Q5_1);
+    add<L, Mxfp4>(table, GGML_TYPE_MXFP4);
+    add<L, Q2K>(table, GGML_TYPE_Q2_K);
+    add<L, Q3K>(table, GGML_TYPE_Q3_K);
+    add<L, Q45K<15>>(table, GGML_TYPE_Q4_K);
+    add<L, Q45K<31>>(table, GGML_TYPE_Q5_K);
+    add<L, Q6K>(table, GGML_TYPE_Q6_K);
+    add<L, Iq4<32>>(table, GGML_TYPE_IQ4_NL);
+    add<L, Iq4<256>>(table, GGML_TYPE_IQ4_XS);
+    table.weighted[GGML_TYPE_IQ2_XXS] = quantize_blocks<L, Iq2Xxs, true>;
+    table.weighted[GGML_TYPE_IQ2_XS] = quantize_blocks<L, Iq2Xs<false>, true>;
+    add<L, Iq2Xs<true>>(table, GGML_TYPE_IQ2_S);
+    add<L, Iq3Xxs>(table, GGML_TYPE_IQ3_XXS);
+    add<L, Iq3S>(table, GGML_TYPE_IQ3_S);
+    table.all_finite = all_finite;
+    table.from_f16 = convert_f16;
+    table.from_bf16 = convert_bf16;
+    return table;
+}
+
+}  // namespace
+}  // namespace apex

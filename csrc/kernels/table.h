@@ -1,0 +1,34 @@
+// What a compiled instruction set offers: one function per tensor type.
+#pragma once
+
+#include <cstdint>
+
+namespace apex {
+
+// F32 rows to quantize, one after the other, and where their blocks go.
+struct Rows {
+    const float * values;
+    const float * importance;  // `columns` values for every row, or null
+    int64_t rows;
+    int64_t columns;  // a multiple of the type's block
+    uint8_t * target;
+    bool * too_large;  // set where weights are so large that the reference's distances overflow
+};
+
+using QuantizeRows = void (*)(const Rows &);
+
+// Converts to F32; returns whether all values are finite.
+using ConvertRow = bool (*)(const void * source, int64_t count, float * target);
+
+constexpr int kTypes = 64;  // more than ggml_type has numbers
+
+// Indexed by ggml_type. Null where ggml's own function is used.
+struct KernelTable {
+    QuantizeRows plain[kTypes] = {};
+    QuantizeRows weighted[kTypes] = {};
+    bool (*all_finite)(const float * values, int64_t count) = nullptr;
+    ConvertRow from_f16 = nullptr;
+    ConvertRow from_bf16 = nullptr;
+};
+
+}  // namespace apex
