@@ -8,6 +8,7 @@ from pkgutil import extend_path
 __path__ = extend_path(__path__, __name__)
 
 from apex._core import __version__
+from apex.cpu import CpuInfo, cpu_info
 from apex.errors import (
     ApexError,
     DataError,
@@ -25,6 +26,7 @@ from apex.verification import VerifyReport, verify
 
 __all__ = [
     "ApexError",
+    "CpuInfo",
     "DataError",
     "ImatrixError",
     "ModelFile",
@@ -38,6 +40,7 @@ __all__ = [
     "UsageError",
     "VerifyReport",
     "__version__",
+    "cpu_info",
     "load_recipe",
     "open_model",
     "plan",

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from apex import _core
+from apex.cpu import cpu_info
 from apex.errors import DataError, ModelFileError, OutputError, UsageError
 from apex.gguf import ModelFile, OutputSet, shard_path
 from apex.planning import Plan, PlannedTensor, PlanOptions, plan
@@ -129,6 +130,7 @@ def quantize(
         todo = plan(model, **options)
     if todo.is_sizes_only:
         raise UsageError("A plan for sizes only cannot be carried out.", "plan without sizes_only")
+    cpu_info()  # an APEX_ISA that cannot be had is an error before anything is written
     todo.model.require_data()
     paths = output_paths(todo, Path(output))
     check_output(todo, paths, overwrite=overwrite)

@@ -13,10 +13,11 @@ ROOT = Path(__file__).parents[1]
 # Python rooms and what each may import of apex.
 PYTHON = {
     "errors": set(),
+    "cpu": {"errors", "_core"},
     "policy": {"errors"},
     "gguf": {"errors", "_core"},
     "planning": {"errors", "policy", "gguf", "_core"},
-    "streaming": {"errors", "gguf", "planning", "_core"},
+    "streaming": {"cpu", "errors", "gguf", "planning", "_core"},
     "verification": {"errors", "policy", "gguf", "planning", "_core"},
     "demo": {"errors", "_core"},
 }
@@ -25,9 +26,13 @@ PYTHON = {
 CPP = {
     "guard": ({"guard"}, {"ggml.h"}),
     "gguf": ({"gguf", "guard"}, {"ggml.h", "gguf.h"}),
-    "engine": ({"engine", "guard"}, {"ggml.h"}),
+    "lane": ({"lane"}, set()),
+    "kernels": ({"kernels", "lane"}, {"ggml.h", "ggml-common.h"}),
+    "isa": ({"isa", "kernels"}, set()),
+    "dispatch": ({"dispatch", "isa", "kernels"}, set()),
+    "engine": ({"engine", "guard", "dispatch"}, {"ggml.h"}),
     "llama": ({"llama", "guard"}, {"ggml.h", "gguf.h", "llama.h", "llama-quant.cpp"}),
-    "bind": ({"bind", "engine", "gguf", "guard", "llama"}, {"ggml.h", "pybind11"}),
+    "bind": ({"bind", "dispatch", "engine", "gguf", "guard", "llama"}, {"ggml.h", "pybind11"}),
 }
 
 

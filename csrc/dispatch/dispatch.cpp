@@ -48,11 +48,6 @@ Level choose() {
                                 "', but this CPU and build have " + names);
 }
 
-const Level & chosen() {
-    static const Level level = choose();  // tried again after an exception
-    return level;
-}
-
 }  // namespace
 
 std::vector<std::string> available() {
@@ -63,8 +58,9 @@ std::vector<std::string> available() {
     return names;
 }
 
-const std::string & active() { return chosen().name; }
-
-const KernelTable & kernels() { return chosen().table(); }
+const KernelTable & kernels() {
+    static const KernelTable & table = choose().table();  // tried again after an exception
+    return table;
+}
 
 }  // namespace apex::dispatch

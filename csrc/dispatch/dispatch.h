@@ -12,9 +12,8 @@ namespace apex::dispatch {
 // Names of what this CPU runs of what this build has, from the narrowest to the widest.
 std::vector<std::string> available();
 
-// What runs. Decided once; throws std::invalid_argument each time if APEX_ISA names something else
-// than one of `available`.
-const std::string & active();
+// What runs; its name is in the table. Decided once; throws std::invalid_argument each time if
+// APEX_ISA names something else than one of `available`.
 const KernelTable & kernels();
 
 }  // namespace apex::dispatch

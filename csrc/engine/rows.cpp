@@ -148,13 +148,14 @@ void quantize_rows(const void * source, ggml_type source_type, const Shape & sha
             importance == nullptr ? nullptr : importance + piece.expert * shape.columns;
         char * output = const_cast<char *>(at_row(target, type, shape, piece.row));
         const auto bytes = static_cast<size_t>(piece.rows) * ggml_row_size(type, shape.columns);
+        bool too_large = false;
         if (kernel != nullptr) {
             kernel({values, row_importance, piece.rows, shape.columns,
-                    reinterpret_cast<uint8_t *>(output)});
+                    reinterpret_cast<uint8_t *>(output), &too_large});
         } else {
             ggml_quantize_chunk(type, values, output, 0, piece.rows, shape.columns, row_importance);
         }
-        if (!ggml_validate_row_data(type, output, bytes)) {
+        if (too_large || !ggml_validate_row_data(type, output, bytes)) {
             throw BadData("a weight is too large for " + facts.name, piece.row);
         }
     });

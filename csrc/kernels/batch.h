@@ -74,7 +74,17 @@ class Blocks {
     int64_t row_[L::width];
 };
 
-// A format is a struct with `weights` and `bytes` per block, and
+// Where a block has its binary16 numbers.
+template <int... places>
+struct Halves {
+    template <typename L>
+    bool any_infinite([[maybe_unused]] const typename L::I * bytes) const {
+        return (false || ... || any((bytes[places + 1] & 0x7c) == 0x7c));
+    }
+};
+
+// A format is a struct with `weights` and `bytes` per block, `halves`, the places of its binary16
+// numbers, and
 //   template <typename L, bool weighted> static void quantize(const Blocks &, I * bytes);
 // which fills `bytes`, one integer of 0 .. 255 per byte of the block.
 template <typename L, typename Format, bool weighted>
@@ -92,6 +102,7 @@ void quantize_blocks(const Rows & rows) {
     for (int64_t first = 0; first < count; first += L::width) {
         blocks.load(rows, first, count);
         Format::template quantize<L, weighted>(blocks, bytes);
+        blocks.report(typename Format::halves{}.template any_infinite<L>(bytes));
         I lanes[padded];
         for (int i = 0; i < padded; ++i) {
             lanes[i] = bytes[4 * i] | bytes[4 * i + 1] << 8 | bytes[4 * i + 2] << 16 |

@@ -40,6 +40,7 @@ struct GridPart {
     typename L::F scale;
     typename L::I code[groups];
     typename L::I signs[4];  // per 8 weights
+    typename L::M is_zero;   // nothing in it: scale, codes and signs are 0
     bool too_large;          // a distance overflowed
 };
 
@@ -196,6 +197,7 @@ class GridSearch {
         GridPart<L, groups> result;
         I far;
         std::memcpy(&far, far_, sizeof(far));
+        result.is_zero = is_zero;
         result.too_large = any((far != 0) & !is_zero);
         const M negative = scale_ < 0.f;
         result.scale = L::select(is_zero, L::all(0.f), L::select(negative, -scale_, scale_));
@@ -277,6 +279,7 @@ inline void grid_weights(const Super<L> & blocks, int first, typename L::F sigma
 struct Iq2Xxs {
     static constexpr int weights = kSuper;
     static constexpr int bytes = 66;
+    using halves = Halves<0>;
     static constexpr GridRules rules{true, 1e-15f, 6, 0.1f, Refine::all};
 
     template <typename L, bool weighted>
@@ -314,6 +317,7 @@ template <bool large>
 struct Iq2Xs {
     static constexpr int weights = kSuper;
     static constexpr int bytes = large ? 82 : 74;
+    using halves = Halves<0>;
     static constexpr GridRules rules{!large, large ? 1e-8f : 1e-15f, 9, 0.1f, Refine::those_off};
 
     template <typename L, bool weighted>
@@ -363,6 +367,7 @@ struct Iq2Xs {
 struct Iq3Xxs {
     static constexpr int weights = kSuper;
     static constexpr int bytes = 98;
+    using halves = Halves<0>;
     static constexpr GridRules rules{true, 1e-8f, 15, 0.2f, Refine::those_off};
 
     template <typename L, bool weighted>
@@ -398,6 +403,7 @@ struct Iq3Xxs {
 struct Iq3S {
     static constexpr int weights = kSuper;
     static constexpr int bytes = 110;
+    using halves = Halves<0>;
     static constexpr GridRules rules{false, 0.f, 9, 0.2f, Refine::all_if_off};
 
     template <typename L, bool weighted>
@@ -409,27 +415,43 @@ struct Iq3S {
         const F sigma2 = 2.f * sum_of_squares<L>(blocks.x, kSuper) / 256.f;
         F scales[8], weight[32];
         I integers[8];
+        I place{};
+        for (int i = 2; i < bytes; ++i) {
+            out[i] = I{};
+        }
         for (int j = 0; j < 8; ++j) {
             grid_weights<L, 32, weighted>(blocks, 32 * j, sigma2, L::all(0.f), weight);
             const auto part =
                 GridSearch<L, Book, 32>(grid, rules, blocks.x + 32 * j, weight).run();
             blocks.report(part.too_large);
             scales[j] = part.scale;
+            I index[8];
             I high{};
             for (int k = 0; k < 8; ++k) {
-                const I index = Book::index(grid, part.code[k]);
-                out[2 + 8 * j + k] = index & 255;
-                high |= index >> 8 << k;
+                index[k] = Book::index(grid, part.code[k]);
+                high |= index[k] >> 8 << k;
             }
             out[66 + j] = high;
-            for (int k = 0; k < 4; ++k) {
-                out[74 + 4 * j + k] = part.signs[k];
+            // The reference does not step over the place of a part that is zero.
+            for (int t = any(place != j) ? 0 : j; t <= j; ++t) {
+                const auto here = place == t;
+                put<L, 8>(here, index, out + 2 + 8 * t);
+                put<L, 4>(here, part.signs, out + 74 + 4 * t);
             }
+            place += L::select(part.is_zero, I{}, L::all(1));
         }
         typename L::M is_empty;
         put_half<L>(pack_part_scales<L, 8>(scales, 1.033f, integers, &is_empty), out);
         for (int j = 0; j < 4; ++j) {
             out[106 + j] = integers[2 * j] | integers[2 * j + 1] << 4;
+        }
+    }
+
+  private:
+    template <typename L, int count>
+    static void put(typename L::M here, const typename L::I * values, typename L::I * bytes) {
+        for (int k = 0; k < count; ++k) {
+            bytes[k] = L::select(here, values[k] & 255, bytes[k]);
         }
     }
 };

@@ -74,6 +74,7 @@ struct Iq4 {
     static constexpr bool super = count == 256;
     static constexpr int weights = count;
     static constexpr int bytes = super ? 136 : 18;
+    using halves = Halves<0>;
 
     template <typename L, bool weighted>
     static void quantize(const Blocks<L, count> & blocks, typename L::I * out) {

@@ -88,6 +88,7 @@ inline typename L::F round_scales(const typename L::F * x, int limit, typename L
 struct Q2K {
     static constexpr int weights = kSuper;
     static constexpr int bytes = 84;
+    using halves = Halves<80, 82>;
 
     template <typename L, bool weighted>
     static void quantize(const Super<L> & blocks, typename L::I * out) {
@@ -139,6 +140,7 @@ struct Q2K {
 struct Q3K {
     static constexpr int weights = kSuper;
     static constexpr int bytes = 110;
+    using halves = Halves<108>;
 
     template <typename L, bool weighted>
     static void quantize(const Super<L> & blocks, typename L::I * out) {
@@ -165,8 +167,8 @@ struct Q3K {
             }
             half = L::to_half(found.scale);
         } else {
-            for (int j = 0; j < 16; ++j) {
-                scales[j] = search_descent<L, 16>(blocks.x + 16 * j, 4, kept + 16 * j);
+            for (int j = 0; j < 16; j += 4) {
+                search_descent<L, 16, 4>(blocks.x + 16 * j, 4, kept + 16 * j, scales + j);
             }
             F amax;
             const F max = extreme<L>(scales, 16, &amax);
@@ -215,6 +217,7 @@ struct Q45K {
     static constexpr bool five = limit == 31;
     static constexpr int weights = kSuper;
     static constexpr int bytes = five ? 176 : 144;
+    using halves = Halves<0, 2>;
 
     template <typename L, bool weighted>
     static void quantize(const Super<L> & blocks, typename L::I * out) {
@@ -298,6 +301,7 @@ struct Q45K {
 struct Q6K {
     static constexpr int weights = kSuper;
     static constexpr int bytes = 210;
+    using halves = Halves<208>;
 
     template <typename L, bool weighted>
     static void quantize(const Super<L> & blocks, typename L::I * out) {

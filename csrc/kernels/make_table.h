@@ -5,6 +5,7 @@
 #include <ggml.h>
 
 #include "kernels/convert.h"
+#include "kernels/iq1.h"
 #include "kernels/iq23.h"
 #include "kernels/iq4.h"
 #include "kernels/k_quants.h"
@@ -21,9 +22,26 @@ void add(KernelTable & table, ggml_type type) {
 }
 
 template <int W>
+constexpr const char * compiled_for() {
+    if (W == 1) {
+        return "scalar";
+    }
+#if defined(__AVX512F__)
+    return "avx512";
+#elif defined(__AVX2__)
+    return "avx2";
+#elif defined(__ARM_NEON)
+    return "neon";
+#else
+    return "baseline";
+#endif
+}
+
+template <int W>
 KernelTable make_table() {
     using L = Lane<W>;
     KernelTable table;
+    table.isa = compiled_for<W>();
     add<L, Q80>(table, GGML_TYPE_Q8_0);
     add<L, Centered<8>>(table, GGML_TYPE_Q4_0);
     add<L, Centered<16>>(table, GGML_TYPE_Q5_0);
@@ -37,6 +55,8 @@ KernelTable make_table() {
     add<L, Q6K>(table, GGML_TYPE_Q6_K);
     add<L, Iq4<32>>(table, GGML_TYPE_IQ4_NL);
     add<L, Iq4<256>>(table, GGML_TYPE_IQ4_XS);
+    table.weighted[GGML_TYPE_IQ1_S] = quantize_blocks<L, Iq1S, true>;
+    add<L, Iq1M>(table, GGML_TYPE_IQ1_M);
     table.weighted[GGML_TYPE_IQ2_XXS] = quantize_blocks<L, Iq2Xxs, true>;
     table.weighted[GGML_TYPE_IQ2_XS] = quantize_blocks<L, Iq2Xs<false>, true>;
     add<L, Iq2Xs<true>>(table, GGML_TYPE_IQ2_S);

@@ -150,9 +150,9 @@ inline Affine<L> search_affine(const typename L::F * x, const typename L::F * we
         const F determinant = sum_w * sum_l2 - sum_l * sum_l;
         F this_scale = (sum_w * sum_xl - sum_x * sum_l) / determinant;
         F this_min = (sum_l2 * sum_x - sum_l * sum_xl) / determinant;
-        const auto above = this_min > 0.f;
-        this_min = L::select(above, L::all(0.f), this_min);
-        this_scale = L::select(above, sum_xl / sum_l2, this_scale);
+        const auto positive = this_min > 0.f;
+        this_min = L::select(positive, L::all(0.f), this_min);
+        this_scale = L::select(positive, sum_xl / sum_l2, this_scale);
         F error = L::all(0.f);
         for (int i = 0; i < count; ++i) {
             error += weight[i] * error_of(this_scale * l[i] + this_min - x[i]);
@@ -243,53 +243,74 @@ inline typename L::F quantize_scales(const typename L::F * x, const typename L::
     return L::select(is_zero, L::all(0.f), scale);
 }
 
-// ggml: make_q3_quants with do_rmse: coordinate descent on the integers. Writes l + limit, and
-// returns the scale.
-template <typename L, int count>
-inline typename L::F search_descent(const typename L::F * x, int limit, typename L::F * l) {
+// ggml: make_q3_quants with do_rmse: coordinate descent on the integers. Works on `batch`
+// sub-blocks that follow each other, because each step waits for the one before. Writes l + limit
+// and the scales.
+template <typename L, int count, int batch>
+inline void search_descent(const typename L::F * x, int limit, typename L::F * l,
+                           typename L::F * scales) {
     using F = typename L::F;
     const auto low = static_cast<float>(-limit);
     const auto high = static_cast<float>(limit - 1);
-    F amax;
-    const F max = extreme<L>(x, count, &amax);
-    const auto is_zero = amax < kAllZero;
-    const F inverse = L::all(low) / max;
-    F sum_lx = L::all(0.f);
-    F sum_l2 = L::all(0.f);
-    for (int i = 0; i < count; ++i) {
-        l[i] = L::nearest(inverse * x[i], low, high);
-        const F w = x[i] * x[i];
-        sum_lx += w * x[i] * l[i];
-        sum_l2 += w * l[i] * l[i];
+    typename L::M is_zero[batch];
+    F sum_lx[batch], sum_l2[batch];
+    for (int b = 0; b < batch; ++b) {
+        F amax;
+        const F inverse = L::all(low) / extreme<L>(x + b * count, count, &amax);
+        is_zero[b] = amax < kAllZero;
+        sum_lx[b] = sum_l2[b] = L::all(0.f);
+        for (int i = b * count; i < (b + 1) * count; ++i) {
+            l[i] = L::nearest(inverse * x[i], low, high);
+            const F w = x[i] * x[i];
+            sum_lx[b] += w * x[i] * l[i];
+            sum_l2[b] += w * l[i] * l[i];
+        }
+    }
+    // A sub-block without a change in any lane has none in the next round either.
+    bool active[batch];
+    for (bool & flag : active) {
+        flag = true;
     }
     for (int round = 0; round < 5; ++round) {
-        bool changed = false;
+        typename L::M changed[batch];
+        for (auto & mask : changed) {
+            mask = typename L::M{};
+        }
         for (int i = 0; i < count; ++i) {
-            const F w = x[i] * x[i];
-            const F wx = w * x[i];
-            F slx = sum_lx - wx * l[i];
-            F sl2 = sum_l2 - w * l[i] * l[i];
-            const auto sound = slx > 0.f;
-            const F next = L::nearest(x[i] * sl2 / slx, low, high);
-            const auto differs = sound & (next != l[i]);
-            slx += wx * next;
-            sl2 += w * next * next;
-            const auto better =
-                differs & (sl2 > 0.f) & (slx * slx * sum_l2 > sum_lx * sum_lx * sl2);
-            l[i] = L::select(better, next, l[i]);
-            sum_lx = L::select(better, slx, sum_lx);
-            sum_l2 = L::select(better, sl2, sum_l2);
-            changed |= any(better);
+            for (int b = 0; b < batch; ++b) {
+                if (!active[b]) {
+                    continue;
+                }
+                const F value = x[b * count + i];
+                F & at = l[b * count + i];
+                const F w = value * value;
+                const F wx = w * value;
+                F slx = sum_lx[b] - wx * at;
+                F sl2 = sum_l2[b] - w * at * at;
+                const auto sound = slx > 0.f;
+                const F next = L::nearest(value * sl2 / slx, low, high);
+                const auto differs = sound & (next != at);
+                slx += wx * next;
+                sl2 += w * next * next;
+                const auto better = differs & (sl2 > 0.f) &
+                                    (slx * slx * sum_l2[b] > sum_lx[b] * sum_lx[b] * sl2);
+                at = L::select(better, next, at);
+                sum_lx[b] = L::select(better, slx, sum_lx[b]);
+                sum_l2[b] = L::select(better, sl2, sum_l2[b]);
+                changed[b] = changed[b] | better;
+            }
         }
-        if (!changed) {
-            break;
+        for (int b = 0; b < batch; ++b) {
+            active[b] = active[b] && any(changed[b]);
         }
     }
-    for (int i = 0; i < count; ++i) {
-        l[i] = L::select(is_zero, L::all(0.f), l[i] + static_cast<float>(limit));
+    for (int b = 0; b < batch; ++b) {
+        for (int i = b * count; i < (b + 1) * count; ++i) {
+            l[i] = L::select(is_zero[b], L::all(0.f), l[i] + static_cast<float>(limit));
+        }
+        const F scale = L::select(sum_l2[b] > 0.f, sum_lx[b] / sum_l2[b], L::all(0.f));
+        scales[b] = L::select(is_zero[b], L::all(0.f), scale);
     }
-    const F scale = L::select(sum_l2 > 0.f, sum_lx / sum_l2, L::all(0.f));
-    return L::select(is_zero, L::all(0.f), scale);
 }
 
 }  // namespace

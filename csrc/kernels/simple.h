@@ -49,6 +49,7 @@ inline void row_weights(const Small<L> & blocks, typename L::F * weight) {
 struct Q80 {
     static constexpr int weights = kBlock;
     static constexpr int bytes = 34;
+    using halves = Halves<0>;
 
     template <typename L, bool weighted>
     static void quantize(const Small<L> & blocks, typename L::I * out) {
@@ -78,6 +79,7 @@ struct Centered {
     static constexpr bool five = limit == 16;
     static constexpr int weights = kBlock;
     static constexpr int bytes = five ? 22 : 18;
+    using halves = Halves<0>;
 
     template <typename L, bool weighted>
     static void quantize(const Small<L> & blocks, typename L::I * out) {
@@ -115,6 +117,7 @@ struct Shifted {
     static constexpr bool five = limit == 31;
     static constexpr int weights = kBlock;
     static constexpr int bytes = five ? 24 : 20;
+    using halves = Halves<0, 2>;
 
     template <typename L, bool weighted>
     static void quantize(const Small<L> & blocks, typename L::I * out) {
@@ -155,6 +158,7 @@ struct Shifted {
 struct Mxfp4 {
     static constexpr int weights = kBlock;
     static constexpr int bytes = 17;
+    using halves = Halves<>;
 
     template <typename L, bool weighted>
     static void quantize(const Small<L> & blocks, typename L::I * out) {
@@ -184,6 +188,7 @@ struct Mxfp4 {
             }
             l[i] = index;
         }
+        blocks.report(any(e == 255));  // not a number
         out[0] = e;
         pack_halves<L>(l, out + 1, nullptr);
     }

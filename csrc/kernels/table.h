@@ -24,6 +24,7 @@ constexpr int kTypes = 64;  // more than ggml_type has numbers
 
 // Indexed by ggml_type. Null where ggml's own function is used.
 struct KernelTable {
+    const char * isa = "";  // what the compiler was told, not what was asked for
     QuantizeRows plain[kTypes] = {};
     QuantizeRows weighted[kTypes] = {};
     bool (*all_finite)(const float * values, int64_t count) = nullptr;

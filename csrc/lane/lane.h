@@ -73,6 +73,12 @@ inline int32_t to_int(float v) {
 
 inline float lookup16(const float * table, int32_t index) { return table[index]; }
 
+// The mantissa of a float, under the exponent whose unit is 1: 2^23 + mantissa.
+template <typename I>
+inline I as_whole(I bits) {
+    return (bits & 0x007fffff) | 0x4b000000;
+}
+
 #if defined(__SSE2__)
 inline Vector<4>::F to_float(Vector<4>::I v) {
     return (Vector<4>::F)_mm_cvtepi32_ps((__m128i)v);
@@ -127,6 +133,10 @@ inline Vector<16>::I to_int(Vector<16>::F v) {
 inline Vector<16>::F square_root(Vector<16>::F v) {
     return (Vector<16>::F)_mm512_sqrt_ps((__m512)v);
 }
+inline Vector<16>::I as_whole(Vector<16>::I bits) {  // (a & b) | c at once
+    return (Vector<16>::I)_mm512_ternarylogic_epi32(
+        (__m512i)bits, _mm512_set1_epi32(0x007fffff), _mm512_set1_epi32(0x4b000000), 0xea);
+}
 inline bool any(Vector<16>::I m) { return _mm512_movepi32_mask((__m512i)m) != 0; }
 inline Vector<16>::F lookup16(const float * table, Vector<16>::I index) {
     return (Vector<16>::F)_mm512_permutexvar_ps((__m512i)index, _mm512_load_ps(table));
@@ -140,6 +150,9 @@ struct Lane {
     using F = typename Vector<W>::F;
     using I = typename Vector<W>::I;
     using M = typename Vector<W>::M;
+
+    static constexpr float kMiddle = 12582912.f;  // 1.5 * 2^23
+    static constexpr int32_t kMiddleBits = 0x4b400000;
 
     static F all(float v) { return v - F{}; }  // minus, so that -0 stays -0
     static I all(int32_t v) { return v + I{}; }
@@ -168,12 +181,14 @@ struct Lane {
 
     // ggml's nearest_int as a float: adds 1.5 * 2^23 and reads the integer from the mantissa. Also
     // where the argument is out of range or NaN, the result is the same integer.
-    static F nearest(F v) {
-        const I mantissa = bits(v + 12582912.f) & 0x007fffff;
-        return from_bits(mantissa | 0x4b000000) - 12582912.f;
-    }
+    static F nearest(F v) { return from_bits(as_whole(bits(v + kMiddle))) - kMiddle; }
+
+    // The same, clamped: as positive integers, which are in the order of the floats.
     static F nearest(F v, float low, float high) {
-        return max(min(nearest(v), all(high)), all(low));
+        const I whole = as_whole(bits(v + kMiddle));
+        const I least = all(kMiddleBits + static_cast<int32_t>(low));
+        const I most = all(kMiddleBits + static_cast<int32_t>(high));
+        return from_bits(max(min(whole, most), least)) - kMiddle;
     }
 
     // The value of a binary16 in the lower bits. Exact.

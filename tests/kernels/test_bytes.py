@@ -1,0 +1,88 @@
+"""Every type on every instruction set of this CPU: ggml's bytes, on inputs that break kernels."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support import kernels
+
+import apex
+from apex import _core
+
+SCRIPT = Path(kernels.__file__)
+ISAS = _core.available_isas()
+
+
+def run(*arguments: str, isa: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments],
+        env={**os.environ, "APEX_ISA": isa},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_bytes_are_those_of_ggml(isa: str) -> None:
+    result = run(str(SCRIPT), isa=isa)
+    assert result.stdout == f"{isa}\n"  # what really ran, and nothing that differs
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_fuzz(isa: str) -> None:
+    result = run(str(SCRIPT), "--seconds", "3", "--seed", "0", isa=isa)
+    assert (result.returncode, result.stdout) == (0, f"{isa}\n")
+
+
+def test_a_difference_would_be_seen() -> None:
+    x = kernels.weights("normal", 2, 512, 0)
+    weight = kernels.importance("lognormal", 512, 0)
+    assert kernels.difference("Q4_K", x, weight) is None
+    expected = _core.quantize_with_ggml(x, "Q4_K", weight)
+    assert not np.array_equal(_core.quantize(x, "Q4_K", np.roll(weight, 1)), expected)
+
+
+def test_this_machine_tests_more_than_one_width() -> None:
+    assert ISAS[0] == "scalar"
+    assert len(ISAS) >= 2
+
+
+@pytest.mark.parametrize("name", ["avx1024", "AVX2 ", "ggml"])
+def test_an_unknown_instruction_set_is_an_error(name: str) -> None:
+    code = (
+        "import apex\n"
+        "try: apex.cpu_info()\n"
+        "except apex.UsageError as error: print(error.message); print(error.hint)"
+    )
+    message, hint = run("-c", code, isa=name).stdout.splitlines()
+    assert f"'{name}'" in message
+    assert "scalar" in message
+    assert "APEX_ISA" in hint
+
+
+def test_cpu_info() -> None:
+    info = apex.cpu_info()
+    assert info.isa in info.available
+    assert list(info.available) == ISAS
+    assert info.threads == _core.available_threads()
+
+
+@pytest.mark.parametrize("source", ["F16", "BF16"])
+def test_conversions_are_exact_for_every_bit_pattern(source: str) -> None:
+    patterns = np.arange(1 << 16, dtype=np.uint16)
+    exponent = 0x7C00 if source == "F16" else 0x7F80
+    patterns = patterns[(patterns & exponent) != exponent]
+    patterns = np.resize(patterns, (patterns.size + 255) // 256 * 256)
+    if source == "F16":
+        expected = patterns.view(np.float16).astype(np.float32)
+    else:
+        expected = (patterns.astype(np.uint32) << 16).view(np.float32)
+    found = _core.quantize(patterns.view(np.uint8), "F32", src_type=source, shape=(patterns.size,))
+    assert np.array_equal(found.view(np.uint32), expected.view(np.uint32))
