@@ -258,6 +258,16 @@ class LanguageModel:
     @property
     def vocabulary_size(self) -> int: ...
 
+def active_isa() -> str:
+    """
+    The one that runs. Raises ValueError if APEX_ISA names one that is not available.
+    """
+
+def available_isas() -> list[str]:
+    """
+    The instruction sets of the kernels that this CPU runs, from narrow to wide.
+    """
+
 def available_threads() -> int:
     """
     The number of processors that this process may use.

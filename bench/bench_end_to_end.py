@@ -13,19 +13,18 @@ import pytest
 import apex
 from apex import _core
 
-LAYERS, HIDDEN, WIDTH, EXPERTS = 12, 1024, 512, 8
+LAYERS, HIDDEN, WIDTH, EXPERTS = 40, 2048, 512, 8
 
 CASES = {
     "Q8_0": {"file_type": "Q8_0"},
     "Q4_K_M": {"file_type": "Q4_K_M"},
-    "quality": {"tier": "quality", "edge_layers": 2, "near_layers": 2},
-    "mini": {"tier": "mini", "edge_layers": 2, "near_layers": 2},
+    **{tier: {"tier": tier} for tier in ("quality", "i-quality", "mini", "nano")},
 }
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A qwen3moe of 180 M weights, 360 MB."""
+    """A qwen3moe of 1.4 B weights, 2.8 GB."""
     path = tmp_path_factory.mktemp("model") / "model.gguf"
     writer = gguf.GGUFWriter(path, "qwen3moe")
     writer.add_block_count(LAYERS)
@@ -83,47 +82,55 @@ def imatrix(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("who", ["apex", "llama"])
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the files of llama.cpp go; apex's are compared with them."""
+    return tmp_path_factory.mktemp("reference")
+
+
+@pytest.mark.parametrize("who", ["llama", "apex"])  # the reference first
 @pytest.mark.parametrize("case", CASES)
 def bench_file(
-    benchmark: Any, model: Path, imatrix: Path, tmp_path: Path, case: str, who: str
+    benchmark: Any, model: Path, imatrix: Path, reference: Path, case: str, who: str
 ) -> None:
     options: dict[str, Any] = dict(CASES[case])
-    if case == "mini":
+    if "tier" in options and apex.load_recipe(case).importance == "required":
         options["imatrix"] = imatrix
     plan = apex.plan(model, **options)
-    importance = {
-        tensor.name: tensor.importance.values()
-        for tensor in plan.tensors
-        if tensor.importance is not None
-    }
-    rules = [tuple(line.split("=")) for line in plan.tensor_type_file().split()]
-    ours, theirs = tmp_path / "apex.gguf", tmp_path / "llama.gguf"
-    results = []
-
-    def run_apex() -> None:
-        results.append(apex.quantize(plan, ours, overwrite=True))
-
-    def run_llama() -> None:
-        _core.quantize_with_llama(
-            str(model),
-            str(theirs),
-            plan.file_type,
-            importance=importance,
-            tensor_types=rules if "tier" in options else [],
-            overrides=[] if plan.imatrix is None else imatrix_keys(plan),
-        )
-
-    run_apex()
-    run_llama()
-    assert filecmp.cmp(ours, theirs, shallow=False)
     benchmark.group = f"file {case}"
-    benchmark.pedantic({"apex": run_apex, "llama": run_llama}[who], rounds=3)
     benchmark.extra_info.update(
         weights=plan.weights, source_bytes=model.stat().st_size, bytes=plan.file_bytes, who=who
     )
-    if who == "apex":
-        benchmark.extra_info["seconds"] = vars(results[-1].timings)
+    ours, theirs = reference / "apex.gguf", reference / f"{case}.gguf"
+    if who == "llama":
+        importance = {
+            tensor.name: tensor.importance.values()
+            for tensor in plan.tensors
+            if tensor.importance is not None
+        }
+        rules = [tuple(line.split("=")) for line in plan.tensor_type_file().split()]
+        benchmark.pedantic(
+            _core.quantize_with_llama,
+            args=(str(model), str(theirs), plan.file_type),
+            kwargs={
+                "importance": importance,
+                "tensor_types": rules if "tier" in options else [],
+                "overrides": [] if plan.imatrix is None else imatrix_keys(plan),
+            },
+            rounds=1,
+        )
+        return
+
+    results = []
+
+    def run() -> None:
+        results.append(apex.quantize(plan, ours, overwrite=True))
+
+    run()
+    assert filecmp.cmp(ours, theirs, shallow=False)
+    benchmark.pedantic(run, rounds=3)
+    benchmark.extra_info["seconds"] = vars(results[-1].timings)
+    theirs.unlink()
 
 
 def imatrix_keys(plan: apex.Plan) -> list[tuple[str, Any]]:

@@ -31,21 +31,23 @@ std::vector<Level> levels() {
     return result;
 }
 
-Level choose() {
-    const std::vector<Level> found = levels();
-    const char * wanted = std::getenv("APEX_ISA");
-    if (wanted == nullptr || *wanted == '\0') {
-        return found.back();
-    }
+Level find(const std::string & wanted, const std::string & who) {
     std::string names;
-    for (const Level & level : found) {
+    for (const Level & level : levels()) {
         if (level.name == wanted) {
             return level;
         }
         names += (names.empty() ? "" : ", ") + level.name;
     }
-    throw std::invalid_argument("APEX_ISA is '" + std::string(wanted) +
-                                "', but this CPU and build have " + names);
+    throw std::invalid_argument(who + " is '" + wanted + "', but this CPU and build have " + names);
+}
+
+Level choose() {
+    const char * wanted = std::getenv("APEX_ISA");
+    if (wanted == nullptr || *wanted == '\0') {
+        return levels().back();
+    }
+    return find(wanted, "APEX_ISA");
 }
 
 }  // namespace
@@ -62,5 +64,7 @@ const KernelTable & kernels() {
     static const KernelTable & table = choose().table();  // tried again after an exception
     return table;
 }
+
+const KernelTable & kernels(const std::string & isa) { return find(isa, "isa").table(); }
 
 }  // namespace apex::dispatch

@@ -16,4 +16,7 @@ std::vector<std::string> available();
 // APEX_ISA names something else than one of `available`.
 const KernelTable & kernels();
 
+// One of `available` by name, for tests and measurements; throws std::invalid_argument.
+const KernelTable & kernels(const std::string & isa);
+
 }  // namespace apex::dispatch

@@ -111,6 +111,10 @@ std::pair<const float *, bool> as_checked_f32(const void * source, ggml_type typ
                   piece.row + i / shape.columns);
 }
 
+QuantizeRows kernel_for(const KernelTable & kernels, ggml_type type, const float * importance) {
+    return importance != nullptr ? kernels.weighted[type] : kernels.plain[type];
+}
+
 void require_readable(ggml_type type) {
     if (!facts_of(type).has_dequantizer) {
         throw std::invalid_argument("weights of type " + facts_of(type).name + " cannot be read");
@@ -129,8 +133,7 @@ void quantize_rows(const void * source, ggml_type source_type, const Shape & sha
     if (facts.needs_importance && importance == nullptr) {
         throw std::invalid_argument("type " + facts.name + " needs an importance");
     }
-    const QuantizeRows kernel = importance != nullptr ? dispatch::kernels().weighted[type]
-                                                      : dispatch::kernels().plain[type];
+    const QuantizeRows kernel = kernel_for(dispatch::kernels(), type, importance);
     if (kernel == nullptr) {
         ggml_quantize_init(type);  // here, so that the threads do not queue for the tables
     }
@@ -172,6 +175,25 @@ void quantize_rows_with_ggml(const float * source, const Shape & shape, ggml_typ
             type, source + expert * shape.rows * shape.columns,
             static_cast<char *>(target) + static_cast<size_t>(expert) * expert_bytes, 0, shape.rows,
             shape.columns, importance == nullptr ? nullptr : importance + expert * shape.columns);
+    }
+}
+
+void quantize_rows_with_kernel(const float * source, const Shape & shape, ggml_type type,
+                               const float * importance, void * target, const std::string & isa) {
+    const QuantizeRows kernel = kernel_for(dispatch::kernels(isa), type, importance);
+    if (kernel == nullptr) {
+        throw std::invalid_argument("there is no kernel for " + facts_of(type).name);
+    }
+    FpEnvironment exact;
+    const size_t expert_bytes =
+        static_cast<size_t>(shape.rows) * ggml_row_size(type, shape.columns);
+    bool too_large = false;
+    for (int64_t expert = 0; expert < shape.experts; ++expert) {
+        kernel({source + expert * shape.rows * shape.columns,
+                importance == nullptr ? nullptr : importance + expert * shape.columns, shape.rows,
+                shape.columns,
+                static_cast<uint8_t *>(target) + static_cast<size_t>(expert) * expert_bytes,
+                &too_large});
     }
 }
 

@@ -36,6 +36,11 @@ void quantize_rows(const void * source, ggml_type source_type, const Shape & sha
 void quantize_rows_with_ggml(const float * source, const Shape & shape, ggml_type type,
                              const float * importance, void * target);
 
+// The kernel of an instruction set, on this thread and without any check, expert by expert. The
+// source is F32. Throws std::invalid_argument if there is no such kernel.
+void quantize_rows_with_kernel(const float * source, const Shape & shape, ggml_type type,
+                               const float * importance, void * target, const std::string & isa);
+
 // Throws std::invalid_argument if the type cannot be read. Values are not checked.
 void dequantize_rows(const void * source, ggml_type source_type, const Shape & shape,
                      float * target, int threads);

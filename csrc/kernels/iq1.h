@@ -230,7 +230,8 @@ inline SplitPart<L, part / 8> search_split(const Grid & grid, const typename L::
     result.shift = L::select(is_empty, I{}, shift);
     I far;
     std::memcpy(&far, far_lanes, sizeof(far));
-    result.too_large = any((far != 0) & !is_empty);
+    // The reference asserts that a scale is not NaN.
+    result.too_large = any(((far != 0) | (scale != scale)) & !is_empty);
     return result;
 }
 

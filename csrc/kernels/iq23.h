@@ -198,7 +198,8 @@ class GridSearch {
         I far;
         std::memcpy(&far, far_, sizeof(far));
         result.is_zero = is_zero;
-        result.too_large = any((far != 0) & !is_zero);
+        // The reference asserts that a scale is not NaN.
+        result.too_large = any(((far != 0) | (scale_ != scale_)) & !is_zero);
         const M negative = scale_ < 0.f;
         result.scale = L::select(is_zero, L::all(0.f), L::select(negative, -scale_, scale_));
         for (int k = 0; k < groups; ++k) {

@@ -30,15 +30,10 @@ def run(*arguments: str, isa: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("isa", ISAS)
 def test_bytes_are_those_of_ggml(isa: str) -> None:
-    result = run(str(SCRIPT), isa=isa)
-    assert result.stdout == f"{isa}\n"  # what really ran, and nothing that differs
+    result = run(str(SCRIPT), "--seconds", "4", "--seed", "0", isa=isa)
+    lines = [line for line in result.stdout.splitlines() if not line.startswith("Oops")]  # ggml's
+    assert lines == [isa]  # what really ran, and nothing that differs
     assert result.returncode == 0, result.stderr
-
-
-@pytest.mark.parametrize("isa", ISAS)
-def test_fuzz(isa: str) -> None:
-    result = run(str(SCRIPT), "--seconds", "3", "--seed", "0", isa=isa)
-    assert (result.returncode, result.stdout) == (0, f"{isa}\n")
 
 
 def test_a_difference_would_be_seen() -> None:
