@@ -1,4 +1,4 @@
-"""Mweights/s per type on one thread: the kernel of every instruction set against ggml's function."""
+"""Mweights/s per type on one thread: every instruction set's kernel against ggml's function."""
 
 from __future__ import annotations
 

@@ -181,8 +181,9 @@ src: as for quantize(); a uint8 array (..., bytes of a row) of a quantized type 
                "Compares two buffers of weights of the same shape, in double precision.");
     module.def("available_isas", &dispatch::available,
                "The instruction sets of the kernels that this CPU runs, from narrow to wide.");
-    module.def("active_isa", [] { return dispatch::kernels().isa; },
-               "The one that runs. Raises ValueError if APEX_ISA names one that is not available.");
+    module.def(
+        "active_isa", [] { return dispatch::kernels().isa; },
+        "The one that runs. Raises ValueError if APEX_ISA names one that is not available.");
     module.def("available_threads", &engine::available_threads,
                "The number of processors that this process may use.");
 }

@@ -65,6 +65,8 @@ const KernelTable & kernels() {
     return table;
 }
 
-const KernelTable & kernels(const std::string & isa) { return find(isa, "isa").table(); }
+const KernelTable & kernels(const std::string & isa) {
+    return find(isa, "isa").table();
+}
 
 }  // namespace apex::dispatch

@@ -23,9 +23,8 @@ class Blocks {
             const int64_t block = first + lane < last ? first + lane : last - 1;
             sources[lane] = rows.values + block * count;
             row_[lane] = block / per_row;
-            importance_[lane] = rows.importance == nullptr
-                                    ? nullptr
-                                    : rows.importance + (block % per_row) * count;
+            importance_[lane] =
+                rows.importance == nullptr ? nullptr : rows.importance + (block % per_row) * count;
         }
         load_rows<L::width>(sources, count, x);
     }

@@ -8,7 +8,9 @@
 namespace apex {
 namespace {
 
-inline bool is_not_finite(int32_t bits) { return (bits & 0x7f800000) == 0x7f800000; }
+inline bool is_not_finite(int32_t bits) {
+    return (bits & 0x7f800000) == 0x7f800000;
+}
 
 inline bool all_finite(const float * values, int64_t count) {
     bool bad = false;

@@ -118,10 +118,18 @@ std::vector<uint16_t> codes_of(const Row (&table)[count], const Lattice & lattic
     return codes;
 }
 
-int level_iq1(uint8_t byte) { return static_cast<int8_t>(byte) + 1; }  // -1, 0, 1
-int level_iq2(uint8_t byte) { return byte / 16; }                      // 8, 25, 43
-int level_iq3_xxs(uint8_t byte) { return byte / 8; }                   // 4, 12, … 52, 62
-int level_iq3_s(uint8_t byte) { return byte / 2; }                     // 1, 3, … 15
+int level_iq1(uint8_t byte) {
+    return static_cast<int8_t>(byte) + 1;
+}  // -1, 0, 1
+int level_iq2(uint8_t byte) {
+    return byte / 16;
+}  // 8, 25, 43
+int level_iq3_xxs(uint8_t byte) {
+    return byte / 8;
+}  // 4, 12, … 52, 62
+int level_iq3_s(uint8_t byte) {
+    return byte / 2;
+}  // 1, 3, … 15
 
 }  // namespace
 

@@ -185,8 +185,8 @@ inline SplitPart<L, part / 8> search_split(const Grid & grid, const typename L::
     const M negative = best.scale < 0.f;
     alignas(64) int32_t levels[part][L::width];
     for (int j = 0; j < part; ++j) {
-        const I level = L::select(j < best.first, I{}, L::select(j < best.second, L::all(1),
-                                                                 L::all(2)));
+        const I level =
+            L::select(j < best.first, I{}, L::select(j < best.second, L::all(1), L::all(2)));
         int32_t places[L::width], values[L::width];
         const I mirrored = L::select(negative, 2 - level, level);
         std::memcpy(places, &sorted.place[j], sizeof(places));
@@ -212,8 +212,8 @@ inline SplitPart<L, part / 8> search_split(const Grid & grid, const typename L::
             level[i] = to_float(whole);
         }
         I on_grid;
-        const I code = Book::snap(grid, level, x + 8 * k, weight + 8 * k, scale, values, &on_grid,
-                                  far_lanes);
+        const I code =
+            Book::snap(grid, level, x + 8 * k, weight + 8 * k, scale, values, &on_grid, far_lanes);
         all_on &= on_grid;
         result.code[k] = L::select(is_empty, I{}, code);
         for (int i = 0; i < 8; ++i) {
@@ -268,8 +268,7 @@ struct Iq1S {
         I high[8], shift[8];
         for (int j = 0; j < 8; ++j) {
             importance_weights<L, 32>(blocks, 32 * j, sigma2, weight);
-            const auto part =
-                search_split<L, 32, false>(grid, blocks.x + 32 * j, weight, 1e-12f);
+            const auto part = search_split<L, 32, false>(grid, blocks.x + 32 * j, weight, 1e-12f);
             blocks.report(part.too_large);
             scales[j] = part.scale;
             shift[j] = part.shift;

@@ -20,16 +20,16 @@ namespace {
 
 // Which groups of a part are looked up again with the scale that was found.
 enum class Refine {
-    all,            // all, always
-    all_if_off,     // all, if one was off the grid; before the search all count as off
-    those_off,      // those that were off the grid
+    all,         // all, always
+    all_if_off,  // all, if one was off the grid; before the search all count as off
+    those_off,   // those that were off the grid
 };
 
 // What the five formats do differently.
 struct GridRules {
-    bool parity;         // signs in 7 bits
-    float smallest;      // a smaller maximum counts as zero; 0: only zero does
-    int steps;           // tries scales -steps .. steps
+    bool parity;     // signs in 7 bits
+    float smallest;  // a smaller maximum counts as zero; 0: only zero does
+    int steps;       // tries scales -steps .. steps
     float delta;
     Refine refine;
 };
@@ -333,8 +333,7 @@ struct Iq2Xs {
         I integers[16], index[32];
         for (int j = 0; j < 16; ++j) {
             grid_weights<L, 16, weighted>(blocks, 16 * j, sigma2, 0.25f * sigma2, weight);
-            const auto part =
-                GridSearch<L, Book, 16>(grid, rules, blocks.x + 16 * j, weight).run();
+            const auto part = GridSearch<L, Book, 16>(grid, rules, blocks.x + 16 * j, weight).run();
             blocks.report(part.too_large);
             scales[j] = part.scale;
             for (int k = 2 * j; k < 2 * j + 2; ++k) {
@@ -350,8 +349,8 @@ struct Iq2Xs {
             }
         }
         typename L::M is_empty;
-        put_half<L>(
-            pack_part_scales<L, 16>(scales, large ? 0.9875f : 1.f, integers, &is_empty), out);
+        put_half<L>(pack_part_scales<L, 16>(scales, large ? 0.9875f : 1.f, integers, &is_empty),
+                    out);
         for (int j = 0; j < 8; ++j) {
             if constexpr (large) {
                 const I * q = index + 4 * j;
@@ -382,15 +381,14 @@ struct Iq3Xxs {
         I signs[8], integers[8];
         for (int j = 0; j < 8; ++j) {
             grid_weights<L, 32, weighted>(blocks, 32 * j, sigma2, L::all(0.f), weight);
-            const auto part =
-                GridSearch<L, Book, 32>(grid, rules, blocks.x + 32 * j, weight).run();
+            const auto part = GridSearch<L, Book, 32>(grid, rules, blocks.x + 32 * j, weight).run();
             blocks.report(part.too_large);
             scales[j] = part.scale;
             for (int k = 0; k < 8; ++k) {
                 out[2 + 8 * j + k] = Book::index(grid, part.code[k]);
             }
-            signs[j] = part.signs[0] | part.signs[1] << 7 | part.signs[2] << 14 |
-                       part.signs[3] << 21;
+            signs[j] =
+                part.signs[0] | part.signs[1] << 7 | part.signs[2] << 14 | part.signs[3] << 21;
         }
         typename L::M is_empty;
         put_half<L>(pack_part_scales<L, 8>(scales, 1.0125f, integers, &is_empty), out);
@@ -422,8 +420,7 @@ struct Iq3S {
         }
         for (int j = 0; j < 8; ++j) {
             grid_weights<L, 32, weighted>(blocks, 32 * j, sigma2, L::all(0.f), weight);
-            const auto part =
-                GridSearch<L, Book, 32>(grid, rules, blocks.x + 32 * j, weight).run();
+            const auto part = GridSearch<L, Book, 32>(grid, rules, blocks.x + 32 * j, weight).run();
             blocks.report(part.too_large);
             scales[j] = part.scale;
             I index[8];

@@ -24,7 +24,8 @@ struct Iq4Levels {
     Iq4Levels() {
         for (int k = 0; k < 16; ++k) {
             value[k] = static_cast<float>(kvalues_iq4nl[k]);
-            midpoint[k] = k == 0 ? 0.f : 0.5f * static_cast<float>(kvalues_iq4nl[k - 1] + kvalues_iq4nl[k]);
+            midpoint[k] =
+                k == 0 ? 0.f : 0.5f * static_cast<float>(kvalues_iq4nl[k - 1] + kvalues_iq4nl[k]);
         }
     }
 
@@ -135,8 +136,7 @@ struct Iq4 {
                      typename L::I * qs) {
         const auto inverse = L::select(scale != 0.f, 1.f / scale, L::all(0.f));
         for (int i = 0; i < 16; ++i) {
-            qs[i] = levels.nearest<L>(inverse * x[i]) |
-                    levels.nearest<L>(inverse * x[i + 16]) << 4;
+            qs[i] = levels.nearest<L>(inverse * x[i]) | levels.nearest<L>(inverse * x[i + 16]) << 4;
         }
     }
 };

@@ -49,7 +49,8 @@ inline void pack_two_bits(const typename L::I * l, typename L::I * bytes) {
     for (int half = 0; half < 2; ++half) {
         for (int i = 0; i < 32; ++i) {
             const auto * q = l + 128 * half + i;
-            bytes[32 * half + i] = (q[0] & 3) | (q[32] & 3) << 2 | (q[64] & 3) << 4 | (q[96] & 3) << 6;
+            bytes[32 * half + i] =
+                (q[0] & 3) | (q[32] & 3) << 2 | (q[64] & 3) << 4 | (q[96] & 3) << 6;
         }
     }
 }
@@ -77,8 +78,7 @@ inline typename L::F round_scales(const typename L::F * x, int limit, typename L
     for (int j = 0; j < count; ++j) {
         max = L::max(x[j], max);
     }
-    const auto inverse =
-        L::select(max > 0.f, static_cast<float>(limit) / max, L::all(0.f));
+    const auto inverse = L::select(max > 0.f, static_cast<float>(limit) / max, L::all(0.f));
     for (int j = 0; j < count; ++j) {
         integers[j] = to_int(L::nearest(inverse * x[j]));
     }
@@ -96,8 +96,7 @@ struct Q2K {
         using I = typename L::I;
         Affine<L> found[16];
         F scales[16], mins[16], sums[16], weight[16];
-        const F sigma2 =
-            weighted ? sum_of_squares<L>(blocks.x, kSuper) / 256.f : L::all(0.f);
+        const F sigma2 = weighted ? sum_of_squares<L>(blocks.x, kSuper) / 256.f : L::all(0.f);
         for (int j = 0; j < 16; ++j) {
             const F * x = blocks.x + 16 * j;
             if constexpr (weighted) {
@@ -225,8 +224,7 @@ struct Q45K {
         using I = typename L::I;
         Affine<L> found[8];
         F scales[8], mins[8], sums[8], weight[32];
-        const F sigma2 =
-            weighted ? 2.f * sum_of_squares<L>(blocks.x, kSuper) / 256.f : L::all(0.f);
+        const F sigma2 = weighted ? 2.f * sum_of_squares<L>(blocks.x, kSuper) / 256.f : L::all(0.f);
         for (int j = 0; j < 8; ++j) {
             const F * x = blocks.x + 32 * j;
             if constexpr (weighted) {
@@ -237,8 +235,8 @@ struct Q45K {
                 for (int i = 0; i < 32; ++i) {
                     weight[i] = average + L::abs(x[i]);
                 }
-                const AffineSteps steps = five ? AffineSteps{-0.5f, 0.1f, 15, false}
-                                               : AffineSteps{-1.f, 0.1f, 20, false};
+                const AffineSteps steps =
+                    five ? AffineSteps{-0.5f, 0.1f, 15, false} : AffineSteps{-1.f, 0.1f, 20, false};
                 found[j] = search_affine<L, 32>(x, weight, limit, steps);
             }
             scales[j] = found[j].scale;

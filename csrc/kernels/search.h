@@ -21,8 +21,9 @@ struct Symmetric {
 
     // What ggml's function leaves in L: l + limit, or 0.
     typename L::F stored(typename L::F x, int limit) const {
-        const auto l = L::nearest(inverse * x, static_cast<float>(-limit),
-                                  static_cast<float>(limit - 1)) + static_cast<float>(limit);
+        const auto l =
+            L::nearest(inverse * x, static_cast<float>(-limit), static_cast<float>(limit - 1)) +
+            static_cast<float>(limit);
         return L::select(is_zero, L::all(0.f), l);
     }
 };
@@ -99,8 +100,8 @@ struct Affine {
 struct AffineSteps {
     float first;
     float delta;
-    int count;       // steps 0 .. count
-    bool absolute;   // errors are absolute values instead of squares
+    int count;      // steps 0 .. count
+    bool absolute;  // errors are absolute values instead of squares
 };
 
 // ggml: make_qkx2_quants and make_qkx3_quants, which differ in nothing that is used.
@@ -224,6 +225,9 @@ inline typename L::F quantize_scales(const typename L::F * x, const typename L::
             const auto sound = (slx > 0.f) & (sl2 > 0.f);
             const F next = L::min(L::all(top), L::nearest(x[i] * sl2 / slx));
             const auto differs = sound & (next != l[i]);
+            if (!any(differs)) {
+                continue;
+            }
             slx += wx * next;
             sl2 += weight[i] * next * next;
             const auto better = differs & (slx * slx * sum_l2 > sum_lx * sum_lx * sl2);
@@ -290,10 +294,13 @@ inline void search_descent(const typename L::F * x, int limit, typename L::F * l
                 const auto sound = slx > 0.f;
                 const F next = L::nearest(value * sl2 / slx, low, high);
                 const auto differs = sound & (next != at);
+                if (!any(differs)) {
+                    continue;
+                }
                 slx += wx * next;
                 sl2 += w * next * next;
-                const auto better = differs & (sl2 > 0.f) &
-                                    (slx * slx * sum_l2[b] > sum_lx[b] * sum_lx[b] * sl2);
+                const auto better =
+                    differs & (sl2 > 0.f) & (slx * slx * sum_l2[b] > sum_lx[b] * sum_lx[b] * sl2);
                 at = L::select(better, next, at);
                 sum_lx[b] = L::select(better, slx, sum_lx[b]);
                 sum_l2[b] = L::select(better, sl2, sum_l2[b]);

@@ -22,8 +22,8 @@ struct Codebook {
     // ggml: nearest_int(0.5f * (inverse * x - 1)), within the levels.
     static void round(const F * x, F inverse, F * level) {
         for (int i = 0; i < coordinates; ++i) {
-            level[i] = L::nearest(0.5f * (inverse * x[i] - 1.f), 0.f,
-                                  static_cast<float>(levels - 1));
+            level[i] =
+                L::nearest(0.5f * (inverse * x[i] - 1.f), 0.f, static_cast<float>(levels - 1));
         }
     }
 

@@ -58,9 +58,15 @@ struct Vector<16> {
 
 // What is not an operator of the language. Overloaded for every width that the target has.
 
-inline float to_float(int32_t v) { return static_cast<float>(v); }
-inline float square_root(float v) { return sqrtf(v); }
-inline bool any(bool m) { return m; }
+inline float to_float(int32_t v) {
+    return static_cast<float>(v);
+}
+inline float square_root(float v) {
+    return sqrtf(v);
+}
+inline bool any(bool m) {
+    return m;
+}
 
 // Towards zero; what does not fit becomes the target's "indefinite" value, as in C on that target.
 inline int32_t to_int(float v) {
@@ -71,7 +77,9 @@ inline int32_t to_int(float v) {
 #endif
 }
 
-inline float lookup16(const float * table, int32_t index) { return table[index]; }
+inline float lookup16(const float * table, int32_t index) {
+    return table[index];
+}
 
 // The mantissa of a float, under the exponent whose unit is 1: 2^23 + mantissa.
 template <typename I>
@@ -86,17 +94,25 @@ inline Vector<4>::F to_float(Vector<4>::I v) {
 inline Vector<4>::I to_int(Vector<4>::F v) {
     return (Vector<4>::I)_mm_cvttps_epi32((__m128)v);
 }
-inline Vector<4>::F square_root(Vector<4>::F v) { return (Vector<4>::F)_mm_sqrt_ps((__m128)v); }
-inline bool any(Vector<4>::I m) { return _mm_movemask_ps((__m128)m) != 0; }
+inline Vector<4>::F square_root(Vector<4>::F v) {
+    return (Vector<4>::F)_mm_sqrt_ps((__m128)v);
+}
+inline bool any(Vector<4>::I m) {
+    return _mm_movemask_ps((__m128)m) != 0;
+}
 #elif defined(__ARM_NEON)
 inline Vector<4>::F to_float(Vector<4>::I v) {
     return (Vector<4>::F)vcvtq_f32_s32((int32x4_t)v);
 }
-inline Vector<4>::I to_int(Vector<4>::F v) { return (Vector<4>::I)vcvtq_s32_f32((float32x4_t)v); }
+inline Vector<4>::I to_int(Vector<4>::F v) {
+    return (Vector<4>::I)vcvtq_s32_f32((float32x4_t)v);
+}
 inline Vector<4>::F square_root(Vector<4>::F v) {
     return (Vector<4>::F)vsqrtq_f32((float32x4_t)v);
 }
-inline bool any(Vector<4>::I m) { return vmaxvq_u32((uint32x4_t)m) != 0; }
+inline bool any(Vector<4>::I m) {
+    return vmaxvq_u32((uint32x4_t)m) != 0;
+}
 #endif
 
 #if defined(__SSE2__) || defined(__ARM_NEON)
@@ -115,7 +131,9 @@ inline Vector<8>::I to_int(Vector<8>::F v) {
 inline Vector<8>::F square_root(Vector<8>::F v) {
     return (Vector<8>::F)_mm256_sqrt_ps((__m256)v);
 }
-inline bool any(Vector<8>::I m) { return _mm256_movemask_ps((__m256)m) != 0; }
+inline bool any(Vector<8>::I m) {
+    return _mm256_movemask_ps((__m256)m) != 0;
+}
 inline Vector<8>::F lookup16(const float * table, Vector<8>::I index) {
     const __m256 low = _mm256_permutevar8x32_ps(_mm256_load_ps(table), (__m256i)index);
     const __m256 high = _mm256_permutevar8x32_ps(_mm256_load_ps(table + 8), (__m256i)index);
@@ -134,10 +152,12 @@ inline Vector<16>::F square_root(Vector<16>::F v) {
     return (Vector<16>::F)_mm512_sqrt_ps((__m512)v);
 }
 inline Vector<16>::I as_whole(Vector<16>::I bits) {  // (a & b) | c at once
-    return (Vector<16>::I)_mm512_ternarylogic_epi32(
-        (__m512i)bits, _mm512_set1_epi32(0x007fffff), _mm512_set1_epi32(0x4b000000), 0xea);
+    return (Vector<16>::I)_mm512_ternarylogic_epi32((__m512i)bits, _mm512_set1_epi32(0x007fffff),
+                                                    _mm512_set1_epi32(0x4b000000), 0xea);
 }
-inline bool any(Vector<16>::I m) { return _mm512_movepi32_mask((__m512i)m) != 0; }
+inline bool any(Vector<16>::I m) {
+    return _mm512_movepi32_mask((__m512i)m) != 0;
+}
 inline Vector<16>::F lookup16(const float * table, Vector<16>::I index) {
     return (Vector<16>::F)_mm512_permutexvar_ps((__m512i)index, _mm512_load_ps(table));
 }
@@ -194,8 +214,8 @@ struct Lane {
     // The value of a binary16 in the lower bits. Exact.
     static F from_half(I h) {
         const F magnitude = from_bits((h & 0x7fff) << 13) * 0x1p112f;
-        const F value = select((h & 0x7fff) >= 0x7c00, from_bits((h & 0x3ff) << 13 | 0x7f800000),
-                               magnitude);
+        const F value =
+            select((h & 0x7fff) >= 0x7c00, from_bits((h & 0x3ff) << 13 | 0x7f800000), magnitude);
         return from_bits(bits(value) | (h & 0x8000) << 16);
     }
 

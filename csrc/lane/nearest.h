@@ -57,8 +57,8 @@ struct NearestCode<8, coordinates, bits> {
                 const __m256i level = _mm256_srli_epi32(code, bits * i);
                 __m256 term;
                 if constexpr (bits == 2) {
-                    const __m256 table = _mm256_broadcast_ps(
-                        reinterpret_cast<const __m128 *>(terms + 4 * i));
+                    const __m256 table =
+                        _mm256_broadcast_ps(reinterpret_cast<const __m128 *>(terms + 4 * i));
                     term = _mm256_permutevar_ps(table, level);
                 } else {
                     term = _mm256_permutevar8x32_ps(_mm256_load_ps(terms + 8 * i), level);
@@ -90,8 +90,7 @@ struct NearestCode<16, coordinates, bits> {
     static int find(const float * terms, const uint16_t * codes, int units) {
         __m512 least = _mm512_set1_ps(kFarthest);
         __m512i best = _mm512_set1_epi32(-1);
-        __m512i position =
-            _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+        __m512i position = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
         for (int step = 0; step < units; ++step) {
             const __m256i * source = reinterpret_cast<const __m256i *>(codes + 16 * step);
             const __m512i code = _mm512_cvtepu16_epi32(_mm256_load_si256(source));

@@ -20,13 +20,13 @@ inline void transpose(V * v) {
                     zipped[2 * i] = __builtin_shufflevector(a, b, 0, 4, 1, 5);
                     zipped[2 * i + 1] = __builtin_shufflevector(a, b, 2, 6, 3, 7);
                 } else if constexpr (W == 8) {
-                    zipped[2 * i] =
-                        __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
-                    zipped[2 * i + 1] =
-                        __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
+                    zipped[2 * i] = __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
+                    zipped[2 * i + 1] = __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
                 } else {
-                    zipped[2 * i] = __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-                    zipped[2 * i + 1] = __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+                    zipped[2 * i] = __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20,
+                                                            5, 21, 6, 22, 7, 23);
+                    zipped[2 * i + 1] = __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27,
+                                                                12, 28, 13, 29, 14, 30, 15, 31);
                 }
             }
             for (int i = 0; i < W; ++i) {
