@@ -175,7 +175,7 @@ struct Q3K {
             const F inverse = -32.f / max;
             for (int j = 0; j < 16; ++j) {
                 // The reference keeps nearest_int in a signed byte before it clamps.
-                const I byte = to_int(L::nearest(inverse * scales[j])) << 24 >> 24;
+                const I byte = L::signed_byte(to_int(L::nearest(inverse * scales[j])));
                 const I clamped = L::max(L::all(-32), L::min(L::all(31), byte)) + 32;
                 integers[j] = L::select(is_zero, I{}, clamped);
             }
@@ -324,7 +324,7 @@ struct Q6K {
         for (int j = 0; j < 16; ++j) {
             const I integer = L::min(L::all(127), to_int(L::nearest(inverse * scales[j])));
             out[192 + j] = L::select(is_empty, I{}, integer & 255);
-            const F scale = d * to_float(integer << 24 >> 24);
+            const F scale = d * to_float(L::signed_byte(integer));
             const auto is_zero = scale == 0.f;
             const bool some_zero = any(is_zero);
             for (int i = 16 * j; i < 16 * j + 16; ++i) {

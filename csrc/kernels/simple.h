@@ -68,7 +68,8 @@ struct Q80 {
             const auto whole = to_int(v);
             const F rest = L::abs(v - to_float(whole));
             const auto one = (L::bits(v) >> 31) | 1;
-            out[2 + i] = L::select((rest >= 0.5f) & (rest < 1.f), whole + one, whole) & 255;
+            const auto away = (rest >= 0.5f) & (rest < 1.f);
+            out[2 + i] = (whole + L::select(away, one, typename L::I{})) & 255;
         }
     }
 };
@@ -102,7 +103,7 @@ struct Centered {
             const F inverse = L::select(d != 0.f, 1.f / d, L::all(0.f));
             for (int i = 0; i < kBlock; ++i) {
                 // A signed byte first, as in the reference.
-                const I byte = to_int(blocks.x[i] * inverse + (half_range + 0.5f)) << 24 >> 24;
+                const I byte = L::signed_byte(to_int(blocks.x[i] * inverse + (half_range + 0.5f)));
                 l[i] = L::min(L::all(2 * limit - 1), byte);
             }
         }
@@ -146,7 +147,7 @@ struct Shifted {
             const F inverse = L::select(d != 0.f, 1.f / d, L::all(0.f));
             for (int i = 0; i < kBlock; ++i) {
                 const I level = to_int((blocks.x[i] - min) * inverse + 0.5f);
-                l[i] = five ? level : L::min(L::all(limit), level << 24 >> 24);
+                l[i] = five ? level : L::min(L::all(limit), L::signed_byte(level));
             }
         }
         put_half<L>(L::to_half(d), out);

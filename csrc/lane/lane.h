@@ -197,6 +197,9 @@ struct Lane {
         return result;
     }
 
+    // The lowest eight bits as a signed number.
+    static I signed_byte(I v) { return ((v & 255) ^ 128) - 128; }
+
     static F abs(F v) { return from_bits(bits(v) & 0x7fffffff); }
 
     // ggml's nearest_int as a float: adds 1.5 * 2^23 and reads the integer from the mantissa. Also
@@ -223,7 +226,7 @@ struct Lane {
     static I to_half(F v) {
         const I sign = bits(v) >> 16 & 0x8000;
         const I a = bits(v) & 0x7fffffff;
-        const I rounded = (a + 0xfff + (a >> 13 & 1) - 0x38000000) >> 13;
+        const I rounded = (a - 0x38000000 + 0xfff + (a >> 13 & 1)) >> 13;
         const I normal = min(rounded, all(0x7c00));
         const I tiny = bits(from_bits(a) + 0.5f) - 0x3f000000;  // 0.5 has the unit of a subnormal
         const I finite = select(a < 0x38800000, tiny, normal);
