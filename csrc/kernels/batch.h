@@ -43,16 +43,15 @@ class Blocks {
     F row_squares() const {
         float sums[L::width];
         for (int lane = 0; lane < L::width; ++lane) {
-            if (lane > 0 && row_[lane] == row_[lane - 1]) {
-                sums[lane] = sums[lane - 1];
-                continue;
+            if (row_[lane] != summed_row_) {
+                summed_row_ = row_[lane];
+                row_sum_ = 0;
+                const float * row = rows_->values + summed_row_ * rows_->columns;
+                for (int64_t i = 0; i < rows_->columns; ++i) {
+                    row_sum_ += row[i] * row[i];
+                }
             }
-            const float * row = rows_->values + row_[lane] * rows_->columns;
-            float sum = 0;
-            for (int64_t i = 0; i < rows_->columns; ++i) {
-                sum += row[i] * row[i];
-            }
-            sums[lane] = sum;
+            sums[lane] = row_sum_;
         }
         F result;
         std::memcpy(&result, sums, sizeof(result));
@@ -71,6 +70,8 @@ class Blocks {
     const Rows * rows_;
     const float * importance_[L::width];
     int64_t row_[L::width];
+    mutable int64_t summed_row_ = -1;  // the last one, which the next blocks may be in as well
+    mutable float row_sum_ = 0;
 };
 
 // Where a block has its binary16 numbers.
