@@ -447,9 +447,9 @@ struct Iq3S {
 
   private:
     template <typename L, int count>
-    static void put(typename L::M here, const typename L::I * values, typename L::I * bytes) {
+    static void put(typename L::M here, const typename L::I * values, typename L::I * target) {
         for (int k = 0; k < count; ++k) {
-            bytes[k] = L::select(here, values[k] & 255, bytes[k]);
+            target[k] = L::select(here, values[k] & 255, target[k]);
         }
     }
 };

@@ -126,7 +126,7 @@ struct Q2K {
         dmin = L::from_half(half_dmin);
         I l[kSuper];
         for (int j = 0; j < 16; ++j) {
-            out[j] = (ls[j] | lm[j] << 4) & 255;
+            out[j] = (ls[j] | (lm[j] & 15) << 4) & 255;
             requantize<L, 16>(blocks.x + 16 * j, d * to_float(out[j] & 15),
                               dmin * to_float(out[j] >> 4), found[j], 3, l + 16 * j);
         }

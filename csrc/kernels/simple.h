@@ -21,11 +21,14 @@ template <typename L>
 using Small = Blocks<L, kBlock>;
 
 // Byte i holds the elements i and i + 16; their fifth bits go into the four bytes of `high`.
+// Without these the reference does not cut the elements to four bits, of which some have more where
+// a denormal scale makes them overflow.
 template <typename L>
 inline void pack_halves(const typename L::I * l, typename L::I * low, typename L::I * high) {
     using I = typename L::I;
     for (int i = 0; i < 16; ++i) {
-        low[i] = (l[i] & 15) | (l[i + 16] & 15) << 4;
+        low[i] = high == nullptr ? (l[i] | (l[i + 16] & 15) << 4) & 255
+                                 : (l[i] & 15) | (l[i + 16] & 15) << 4;
     }
     for (int byte = 0; high != nullptr && byte < 4; ++byte) {
         I bits{};
@@ -171,7 +174,7 @@ struct Mxfp4 {
         }
         const I e = exponent<L>(amax);
         const I bits = L::select(e < 2, L::select(e == 0, L::all(0x00200000), L::all(0x00400000)),
-                                 (e - 1) << 23);
+                                 ((e - 1) & 255) << 23);
         const F d = L::from_bits(bits);  // half of 2^(e - 127): the values are doubled
         F levels[16];
         for (int k = 0; k < 16; ++k) {
