@@ -1,5 +1,6 @@
 // IQ1_S and IQ1_M: three levels on a codebook of 2048 points, shifted up or down by 1/8. A lane
-// owns a super-block of 256.
+// owns a super-block of 256; only the choice among the neighbours of a point runs lane by lane,
+// with the neighbours side by side (lane/nearest.h).
 //
 // Byte layouts, d being binary16:
 //   IQ1_S 50   d, qs 32, qh 8 x 16 bits (4 x 3 high bits, 3-bit scale, shift)
@@ -198,6 +199,11 @@ inline SplitPart<L, part / 8> search_split(const Grid & grid, const typename L::
     F scale = L::select(negative, -best.scale, best.scale);
     const I shift = L::select(negative, (halves ? 3 : 1) - best.shift, best.shift);
 
+    alignas(64) float x_by_lane[L::width * part];
+    alignas(64) float weight_by_lane[L::width * part];
+    store_rows<L::width>(x, part, x_by_lane);
+    store_rows<L::width>(weight, part, weight_by_lane);
+
     SplitPart<L, groups> result;
     I all_on = ~I{};
     int32_t far_lanes[L::width] = {};
@@ -206,14 +212,23 @@ inline SplitPart<L, part / 8> search_split(const Grid & grid, const typename L::
     for (int k = 0; k < groups; ++k) {
         F values[3], level[8];
         shifted_levels<L>(is_down<L, part, halves>(shift, k), values);
+        float values_by_lane[L::width][4] = {};
+        for (int l = 0; l < 3; ++l) {
+            float of_lanes[L::width];
+            std::memcpy(of_lanes, &values[l], sizeof(of_lanes));
+            for (int lane = 0; lane < L::width; ++lane) {
+                values_by_lane[lane][l] = of_lanes[lane];
+            }
+        }
         for (int i = 0; i < 8; ++i) {
             I whole;
             std::memcpy(&whole, levels[8 * k + i], sizeof(whole));
             level[i] = to_float(whole);
         }
         I on_grid;
-        const I code =
-            Book::snap(grid, level, x + 8 * k, weight + 8 * k, scale, values, &on_grid, far_lanes);
+        const I code = Book::snap(
+            grid, level, {x_by_lane + 8 * k, weight_by_lane + 8 * k, part, values_by_lane[0]},
+            scale, &on_grid, far_lanes);
         all_on &= on_grid;
         result.code[k] = L::select(is_empty, I{}, code);
         for (int i = 0; i < 8; ++i) {

@@ -54,13 +54,16 @@ class GridSearch {
 
     GridSearch(const Grid & grid, const GridRules & rules, const F * x, const F * weight)
         : grid_(grid), rules_(rules), weight_(weight) {
-        for (int l = 0; l < Book::levels; ++l) {
-            values_[l] = L::all(static_cast<float>(2 * l + 1));
-        }
-        for (int i = 0; i < part; ++i) {
-            root_[i] = square_root(weight[i]);
-        }
         take_signs(x);
+        F root[part];
+        for (int i = 0; i < part; ++i) {
+            root[i] = square_root(weight[i]);
+        }
+        store_rows<L::width>(x_, part, x_by_lane_);
+        store_rows<L::width>(root, part, root_by_lane_);
+        for (int i = 0; i < L::width << Book::bits; ++i) {
+            values_[i] = static_cast<float>(2 * (i & ((1 << Book::bits) - 1)) + 1);
+        }
         max_ = x_[0];
         for (int i = 1; i < part; ++i) {
             max_ = L::max(max_, x_[i]);
@@ -138,7 +141,8 @@ class GridSearch {
         const int first = k * Book::coordinates;
         F level[Book::coordinates];
         Book::round(x_ + first, inverse, level);
-        return Book::snap(grid_, level, x_ + first, root_ + first, scale, values_, on_grid, far_);
+        return Book::snap(grid_, level, {x_by_lane_ + first, root_by_lane_ + first, part, values_},
+                          scale, on_grid, far_);
     }
 
     void search(F scale, F largest, F best) {
@@ -216,9 +220,10 @@ class GridSearch {
     const Grid & grid_;
     const GridRules & rules_;
     const F * weight_;
-    F values_[Book::levels];
-    F root_[part];
     F x_[part];  // without signs
+    alignas(64) float x_by_lane_[L::width * part];
+    alignas(64) float root_by_lane_[L::width * part];
+    alignas(64) float values_[L::width << Book::bits];
     F weighted_x_[part];
     F max_;
     I signs_[part / 8];

@@ -27,44 +27,40 @@ struct Codebook {
         }
     }
 
+    // A group's weights lane by lane: for the search among neighbours, which takes one at a time.
+    struct Lanes {
+        const float * x;
+        const float * weight;
+        int stride;            // from one lane to the next
+        const float * values;  // what the levels stand for, 4 or 8 per lane
+    };
+
     // The code of the grid point for the given levels: the point itself where it is on the grid,
-    // otherwise the neighbour at the least sum of weight * (scale * value - x)^2, where `values`
-    // are what the levels stand for. `on_grid` is all ones or zero per lane. `far` is set
-    // in the lanes where all distances overflow, which the reference does not survive.
-    static I snap(const Grid & grid, const F * level, const F * x, const F * weight, F scale,
-                  const F * values, I * on_grid, int32_t * far) {
+    // otherwise the neighbour at the least sum of weight * (scale * value - x)^2. `on_grid` is all
+    // ones or zero per lane. `far` is set in the lanes where all distances overflow, which the
+    // reference does not survive.
+    static I snap(const Grid & grid, const F * level, const Lanes & lanes, F scale, I * on_grid,
+                  int32_t * far) {
         F number = level[coordinates - 1];
         for (int i = coordinates - 2; i >= 0; --i) {
             number = number * static_cast<float>(levels) + level[i];
         }
-        alignas(64) int32_t points[L::width];
-        const I whole = to_int(number);
-        std::memcpy(points, &whole, sizeof(points));
-        bool some_off = false;
         alignas(64) int32_t codes[L::width];
+        alignas(64) float scales[L::width];
+        const I whole = to_int(number);
+        std::memcpy(codes, &whole, sizeof(codes));
+        std::memcpy(scales, &scale, sizeof(scales));
+        int32_t off = 0;
         for (int lane = 0; lane < L::width; ++lane) {
-            codes[lane] = static_cast<int32_t>(grid.points[points[lane]]);
-            some_off |= codes[lane] < 0;
+            codes[lane] = static_cast<int32_t>(grid.points[codes[lane]]);
+            off |= codes[lane];
         }
         I result;
         std::memcpy(&result, codes, sizeof(result));
         *on_grid = ~(result >> 31);
-        if (!some_off) {
+        if (off >= 0) {
             return result;
         }
-        constexpr int count = coordinates << bits;
-        I terms[count];
-        for (int i = 0; i < coordinates; ++i) {
-            for (int l = 0; l < levels; ++l) {
-                const F difference = scale * values[l] - x[i];
-                terms[(i << bits) + l] = L::bits(weight[i] * difference * difference);
-            }
-            for (int l = levels; l < 1 << bits; ++l) {
-                terms[(i << bits) + l] = I{};
-            }
-        }
-        alignas(64) int32_t matrix[L::width * count];
-        store_rows<L::width>(terms, count, matrix);
         for (int lane = 0; lane < L::width; ++lane) {
             if (codes[lane] >= 0) {
                 continue;
@@ -74,7 +70,9 @@ struct Codebook {
             const uint16_t * list =
                 grid.neighbours + (entry & ((1u << Grid::kLengthShift) - 1)) * Grid::kListUnit;
             const int found = NearestCode<L::width, coordinates, bits>::find(
-                reinterpret_cast<const float *>(matrix + lane * count), list, units);
+                {lanes.x + lane * lanes.stride, lanes.weight + lane * lanes.stride, scales[lane],
+                 lanes.values + (lane << bits)},
+                list, units);
             far[lane] |= found < 0;
             codes[lane] = list[found < 0 ? 0 : found];
         }

@@ -1,9 +1,9 @@
 // The nearest of a list of codebook points to one point: candidates side by side instead of blocks.
 //
 // A candidate's distance is a sum of one term per coordinate, and a term depends only on the
-// candidate's level there: `terms` holds them all, so a candidate costs a lookup and an addition
-// per coordinate. Every sum has its terms in the reference's order, and of equal distances the
-// first in the list wins, as in ggml's iq2_find_best_neighbour and its like.
+// candidate's level there: they are all computed first, and a candidate costs a lookup and an
+// addition per coordinate. Every sum has its terms in the reference's order, and of equal distances
+// the first in the list wins, as in ggml's iq2_find_best_neighbour and its like.
 #pragma once
 
 #include <float.h>
@@ -16,8 +16,29 @@ namespace {
 // What the reference compares with first: a distance must be smaller than this to be taken.
 constexpr float kFarthest = FLT_MAX;
 
-// Position in `codes`, a whole number of units of 16, or -1 where every distance is infinite or
-// NaN. terms[coordinate][level] has 4 levels for 8 coordinates of 2 bits, 8 for 4 of 3 bits.
+struct Point {
+    const float * x;
+    const float * weight;
+    float scale;
+    const float * values;  // of the levels, filled up to a power of two
+};
+
+// terms[coordinate][level] = weight * (scale * value - x)^2
+template <int coordinates, int bits>
+inline void distance_terms(const Point & point, float * terms) {
+    float scaled[1 << bits];
+    for (int l = 0; l < 1 << bits; ++l) {
+        scaled[l] = point.scale * point.values[l];
+    }
+    for (int i = 0; i < coordinates; ++i) {
+        for (int l = 0; l < 1 << bits; ++l) {
+            const float difference = scaled[l] - point.x[i];
+            terms[(i << bits) + l] = point.weight[i] * difference * difference;
+        }
+    }
+}
+
+// The nearest of 16 * units codes: its position, or -1 where every distance is infinite or NaN.
 template <int coordinates, int bits>
 inline int nearest_scalar(const float * terms, const uint16_t * codes, int units) {
     int best = -1;
@@ -37,7 +58,9 @@ inline int nearest_scalar(const float * terms, const uint16_t * codes, int units
 
 template <int W, int coordinates, int bits>
 struct NearestCode {
-    static int find(const float * terms, const uint16_t * codes, int units) {
+    static int find(const Point & point, const uint16_t * codes, int units) {
+        float terms[coordinates << bits];
+        distance_terms<coordinates, bits>(point, terms);
         return nearest_scalar<coordinates, bits>(terms, codes, units);
     }
 };
@@ -45,7 +68,9 @@ struct NearestCode {
 #if defined(__AVX2__)
 template <int coordinates, int bits>
 struct NearestCode<8, coordinates, bits> {
-    static int find(const float * terms, const uint16_t * codes, int units) {
+    static int find(const Point & point, const uint16_t * codes, int units) {
+        __m256 tables[coordinates];
+        fill(point, tables);
         __m256 least = _mm256_set1_ps(kFarthest);
         __m256i best = _mm256_set1_epi32(-1);
         __m256i position = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
@@ -55,15 +80,9 @@ struct NearestCode<8, coordinates, bits> {
             __m256 distance = _mm256_setzero_ps();
             for (int i = 0; i < coordinates; ++i) {
                 const __m256i level = _mm256_srli_epi32(code, bits * i);
-                __m256 term;
-                if constexpr (bits == 2) {
-                    const __m256 table =
-                        _mm256_broadcast_ps(reinterpret_cast<const __m128 *>(terms + 4 * i));
-                    term = _mm256_permutevar_ps(table, level);
-                } else {
-                    term = _mm256_permutevar8x32_ps(_mm256_load_ps(terms + 8 * i), level);
-                }
-                distance = _mm256_add_ps(distance, term);
+                distance =
+                    _mm256_add_ps(distance, bits == 2 ? _mm256_permutevar_ps(tables[i], level)
+                                                      : _mm256_permutevar8x32_ps(tables[i], level));
             }
             const __m256 closer = _mm256_cmp_ps(distance, least, _CMP_LT_OQ);
             least = _mm256_blendv_ps(least, distance, closer);
@@ -81,13 +100,45 @@ struct NearestCode<8, coordinates, bits> {
         first = _mm256_min_epu32(first, _mm256_shuffle_epi32(first, 0xb1));
         return _mm256_cvtsi256_si32(first);
     }
+
+  private:
+    // The terms of every coordinate: eight levels, or four twice.
+    static void fill(const Point & point, __m256 * tables) {
+        const __m256 scale = _mm256_set1_ps(point.scale);
+        if constexpr (bits == 3) {
+            const __m256 scaled = _mm256_mul_ps(scale, _mm256_loadu_ps(point.values));
+            for (int i = 0; i < coordinates; ++i) {
+                tables[i] = terms(scaled, _mm256_broadcast_ss(point.x + i),
+                                  _mm256_broadcast_ss(point.weight + i));
+            }
+        } else {
+            const __m256 scaled = _mm256_mul_ps(
+                scale, _mm256_broadcast_ps(reinterpret_cast<const __m128 *>(point.values)));
+            const __m256 x = _mm256_loadu_ps(point.x);
+            const __m256 weight = _mm256_loadu_ps(point.weight);
+            for (int i = 0; i < coordinates; i += 2) {
+                const __m256i two = _mm256_setr_epi32(i, i, i, i, i + 1, i + 1, i + 1, i + 1);
+                const __m256 both = terms(scaled, _mm256_permutevar8x32_ps(x, two),
+                                          _mm256_permutevar8x32_ps(weight, two));
+                tables[i] = _mm256_permute2f128_ps(both, both, 0x00);
+                tables[i + 1] = _mm256_permute2f128_ps(both, both, 0x11);
+            }
+        }
+    }
+
+    static __m256 terms(__m256 scaled, __m256 x, __m256 weight) {
+        const __m256 difference = _mm256_sub_ps(scaled, x);
+        return _mm256_mul_ps(_mm256_mul_ps(weight, difference), difference);
+    }
 };
 #endif
 
 #if defined(__AVX512F__)
 template <int coordinates, int bits>
 struct NearestCode<16, coordinates, bits> {
-    static int find(const float * terms, const uint16_t * codes, int units) {
+    static int find(const Point & point, const uint16_t * codes, int units) {
+        __m512 tables[coordinates];
+        fill(point, tables);
         __m512 least = _mm512_set1_ps(kFarthest);
         __m512i best = _mm512_set1_epi32(-1);
         __m512i position = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
@@ -97,15 +148,9 @@ struct NearestCode<16, coordinates, bits> {
             __m512 distance = _mm512_setzero_ps();
             for (int i = 0; i < coordinates; ++i) {
                 const __m512i level = _mm512_srli_epi32(code, bits * i);
-                __m512 term;
-                if constexpr (bits == 2) {
-                    term = _mm512_permutevar_ps(_mm512_broadcast_f32x4(_mm_load_ps(terms + 4 * i)),
-                                                level);
-                } else {
-                    term = _mm512_permutexvar_ps(
-                        level, _mm512_broadcast_f32x8(_mm256_load_ps(terms + 8 * i)));
-                }
-                distance = _mm512_add_ps(distance, term);
+                distance =
+                    _mm512_add_ps(distance, bits == 2 ? _mm512_permutevar_ps(tables[i], level)
+                                                      : _mm512_permutexvar_ps(level, tables[i]));
             }
             const __mmask16 closer = _mm512_cmp_ps_mask(distance, least, _CMP_LT_OQ);
             least = _mm512_mask_mov_ps(least, closer, distance);
@@ -121,6 +166,47 @@ struct NearestCode<16, coordinates, bits> {
         }
         // Unsigned, so that -1 comes last.
         return static_cast<int>(_mm512_mask_reduce_min_epu32(equal, best));
+    }
+
+  private:
+    // The terms of every coordinate: four levels four times, or eight twice.
+    static void fill(const Point & point, __m512 * tables) {
+        const __m512 scale = _mm512_set1_ps(point.scale);
+        if constexpr (bits == 3) {
+            const __m512 scaled =
+                _mm512_mul_ps(scale, _mm512_broadcast_f32x8(_mm256_loadu_ps(point.values)));
+            const __m512 x = _mm512_broadcast_f32x4(_mm_loadu_ps(point.x));
+            const __m512 weight = _mm512_broadcast_f32x4(_mm_loadu_ps(point.weight));
+            for (int i = 0; i < coordinates; i += 2) {
+                const __m512i two = _mm512_setr_epi32(i, i, i, i, i, i, i, i, i + 1, i + 1, i + 1,
+                                                      i + 1, i + 1, i + 1, i + 1, i + 1);
+                const __m512 both =
+                    terms(scaled, _mm512_permutevar_ps(x, two), _mm512_permutevar_ps(weight, two));
+                tables[i] = _mm512_shuffle_f32x4(both, both, 0x44);
+                tables[i + 1] = _mm512_shuffle_f32x4(both, both, 0xee);
+            }
+        } else {
+            const __m512 scaled =
+                _mm512_mul_ps(scale, _mm512_broadcast_f32x4(_mm_loadu_ps(point.values)));
+            const __m512 x = _mm512_broadcast_f32x8(_mm256_loadu_ps(point.x));
+            const __m512 weight = _mm512_broadcast_f32x8(_mm256_loadu_ps(point.weight));
+            for (int i = 0; i < coordinates; i += 4) {
+                const __m512i four =
+                    _mm512_setr_epi32(i, i, i, i, i + 1, i + 1, i + 1, i + 1, i + 2, i + 2, i + 2,
+                                      i + 2, i + 3, i + 3, i + 3, i + 3);
+                const __m512 all = terms(scaled, _mm512_permutexvar_ps(four, x),
+                                         _mm512_permutexvar_ps(four, weight));
+                tables[i] = _mm512_shuffle_f32x4(all, all, 0x00);
+                tables[i + 1] = _mm512_shuffle_f32x4(all, all, 0x55);
+                tables[i + 2] = _mm512_shuffle_f32x4(all, all, 0xaa);
+                tables[i + 3] = _mm512_shuffle_f32x4(all, all, 0xff);
+            }
+        }
+    }
+
+    static __m512 terms(__m512 scaled, __m512 x, __m512 weight) {
+        const __m512 difference = _mm512_sub_ps(scaled, x);
+        return _mm512_mul_ps(_mm512_mul_ps(weight, difference), difference);
     }
 };
 #endif

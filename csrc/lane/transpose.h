@@ -52,18 +52,17 @@ inline void load_rows(const float * const * rows, int count, typename Vector<W>:
     }
 }
 
-// The reverse for 32-bit words, to a matrix of W rows and `count` columns, a multiple of W.
-template <int W>
-inline void store_rows(const typename Vector<W>::I * lanes, int count, int32_t * matrix) {
-    using I = typename Vector<W>::I;
+// The reverse, to a matrix of W rows and `count` columns, a multiple of W.
+template <int W, typename V, typename T>
+inline void store_rows(const V * lanes, int count, T * matrix) {
     for (int i = 0; i < count; i += W) {
-        I tile[W];
+        V tile[W];
         for (int k = 0; k < W; ++k) {
             tile[k] = lanes[i + k];
         }
         transpose<W>(tile);
         for (int row = 0; row < W; ++row) {
-            std::memcpy(matrix + row * count + i, &tile[row], sizeof(I));
+            std::memcpy(matrix + row * count + i, &tile[row], sizeof(V));
         }
     }
 }

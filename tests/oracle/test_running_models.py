@@ -1,4 +1,4 @@
-"""A model that was really trained: every tier is llama.cpp's bytes, runs, and stays close."""
+"""The demo's model, and one that was really trained: every tier is llama.cpp's bytes and runs."""
 
 from __future__ import annotations
 
@@ -12,22 +12,30 @@ from support.oracle import same_bytes
 
 import apex
 from apex import _core
-from apex.demo import compare
+from apex.demo import compare, write_demo_model
 
 TEXT = (
     "The library reads the file and returns an error if the header is not valid. "
     "In the morning the children walked along the river to the old school."
 )
+TIERS = [recipe.name for recipe in apex.tiers()]
+
 # Upper bounds of the mean KL divergence in nats, each about twice what was seen.
 CLOSE = {"quality": 0.05, "balanced": 0.1, "compact": 0.2, "mini": 0.4, "nano": 1.2, "micro": 1.5}
 
 
 @pytest.fixture(scope="module")
-def matrix(shared_model: Path) -> dict[str, imatrix.Entry]:
+def demo_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("demo") / "demo.gguf"
+    write_demo_model(path)
+    return path
+
+
+def matrix(model: Path) -> dict[str, imatrix.Entry]:
     """An importance row per matrix and expert, lognormal."""
     random = np.random.default_rng(3)
     entries: dict[str, imatrix.Entry] = {}
-    for tensor in apex.open_model(shared_model).tensors:
+    for tensor in apex.open_model(model).tensors:
         if len(tensor.shape) >= 2 and tensor.name.startswith("blk."):
             experts = tensor.shape[2] if len(tensor.shape) == 3 else 1
             rows = random.lognormal(0, 0.5, (experts, tensor.shape[0])).astype(np.float32)
@@ -35,22 +43,33 @@ def matrix(shared_model: Path) -> dict[str, imatrix.Entry]:
     return entries
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("tier", [recipe.name for recipe in apex.tiers()])
-def test_tier(
-    shared_model: Path, matrix: dict[str, imatrix.Entry], tmp_path: Path, tier: str
-) -> None:
-    wishes: dict[str, Any] = {"tier": tier, "edge_layers": 2, "near_layers": 2}
+def same_tier(model: Path, folder: Path, tier: str, width: int) -> Path:
+    """The file, which llama.cpp writes too."""
+    wishes: dict[str, Any] = {"tier": tier, "edge_layers": width, "near_layers": width}
     if apex.load_recipe(tier).importance == "required":
-        path = tmp_path / "imatrix.gguf"
-        imatrix.write_gguf(path, matrix)
+        path, entries = folder / "imatrix.gguf", matrix(model)
+        imatrix.write_gguf(path, entries)
         wishes |= {
             "imatrix": path,
-            "importance": imatrix.as_llama(matrix),
-            "imatrix_keys": imatrix.keys(path, matrix),
+            "importance": imatrix.as_llama(entries),
+            "imatrix_keys": imatrix.keys(path, entries),
         }
-    assert same_bytes(shared_model, tmp_path, **wishes) is not None
-    agreement = compare(shared_model, tmp_path / "apex.gguf", TEXT)
+    assert same_bytes(model, folder, **wishes) is not None
+    return folder / "apex.gguf"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tier", TIERS)
+def test_tier_of_the_demo(demo_model: Path, tmp_path: Path, tier: str) -> None:
+    written = same_tier(demo_model, tmp_path, tier, width=1)
+    assert np.isfinite(compare(demo_model, written, TEXT).mean_kl)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tier", TIERS)
+def test_tier_of_a_trained_model(shared_model: Path, tmp_path: Path, tier: str) -> None:
+    written = same_tier(shared_model, tmp_path, tier, width=2)
+    agreement = compare(shared_model, written, TEXT)
     assert agreement.tokens > 20
     assert 0 < agreement.mean_kl < CLOSE[tier.removeprefix("i-")]
 
