@@ -8,37 +8,39 @@
 namespace apex {
 namespace {
 
-inline bool is_not_finite(int32_t bits) {
-    return (bits & 0x7f800000) == 0x7f800000;
-}
+// A value is finite if its magnitude, read as an integer, is below infinity's. The largest one is
+// kept instead of an early exit.
 
 inline bool all_finite(const float * values, int64_t count) {
-    bool bad = false;
+    int32_t largest = 0;
     for (int64_t i = 0; i < count; ++i) {
-        bad |= is_not_finite(Lane<1>::bits(values[i]));
+        const int32_t magnitude = Lane<1>::bits(values[i]) & 0x7fffffff;
+        largest = magnitude > largest ? magnitude : largest;
     }
-    return !bad;
+    return largest < 0x7f800000;
 }
 
 inline bool convert_f16(const void * source, int64_t count, float * target) {
-    const auto * values = static_cast<const uint16_t *>(source);
-    bool bad = false;
+    const auto * values = static_cast<const int16_t *>(source);
+    int16_t largest = 0;
     for (int64_t i = 0; i < count; ++i) {
-        bad |= (values[i] & 0x7c00) == 0x7c00;
+        const auto magnitude = static_cast<int16_t>(values[i] & 0x7fff);
+        largest = magnitude > largest ? magnitude : largest;
         target[i] = Lane<1>::from_half(values[i]);
     }
-    return !bad;
+    return largest < 0x7c00;
 }
 
 inline bool convert_bf16(const void * source, int64_t count, float * target) {
-    const auto * values = static_cast<const uint16_t *>(source);
-    bool bad = false;
+    const auto * values = static_cast<const int16_t *>(source);
+    int16_t largest = 0;
     for (int64_t i = 0; i < count; ++i) {
-        const int32_t bits = static_cast<int32_t>(static_cast<uint32_t>(values[i]) << 16);
-        bad |= is_not_finite(bits);
-        target[i] = Lane<1>::from_bits(bits);
+        const auto magnitude = static_cast<int16_t>(values[i] & 0x7fff);
+        largest = magnitude > largest ? magnitude : largest;
+        target[i] =
+            Lane<1>::from_bits(static_cast<int32_t>(static_cast<uint32_t>(values[i]) << 16));
     }
-    return !bad;
+    return largest < 0x7f80;
 }
 
 }  // namespace

@@ -216,10 +216,11 @@ struct Lane {
 
     // The value of a binary16 in the lower bits. Exact.
     static F from_half(I h) {
-        const F magnitude = from_bits((h & 0x7fff) << 13) * 0x1p112f;
-        const F value =
-            select((h & 0x7fff) >= 0x7c00, from_bits((h & 0x3ff) << 13 | 0x7f800000), magnitude);
-        return from_bits(bits(value) | (h & 0x8000) << 16);
+        const I shifted = (h & 0x7fff) << 13;
+        const F value = from_bits(shifted) * 0x1p112f;
+        // Infinity and NaN have come out as 2^16 and more: their exponent has to be all ones.
+        const I lift = select(shifted >= 0x0f800000, all(0x38000000), I{});
+        return from_bits((bits(value) + lift) | (h & 0x8000) << 16);
     }
 
     // The nearest binary16, ties to even, in the lower bits. Too large becomes infinity.
