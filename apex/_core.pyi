@@ -381,6 +381,13 @@ def quantize_with_ggml(src: _Buffer, type: str, importance: _Buffer | None = Non
     ggml_quantize_chunk itself, for float32 on one thread and without checks: the reference that quantize() is compared with.
     """
 
+def quantize_with_kernel(
+    src: _Buffer, type: str, importance: _Buffer | None, isa: str
+) -> typing.Any:
+    """
+    The kernel of one of available_isas() itself, as quantize_with_ggml is ggml's.
+    """
+
 def quantize_with_llama(
     input: str,
     output: str,
