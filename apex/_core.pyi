@@ -23,6 +23,9 @@ class ModelError(RuntimeError):
 class UpstreamError(RuntimeError):
     pass
 
+class NonFiniteError(ArithmeticError):
+    pass
+
 class TensorType:
     """
     What ggml knows about a tensor type.
@@ -155,7 +158,7 @@ class Header:
         """
     def set(self, key: str, type: str, value: typing.Any) -> None:
         """
-        Sets a key to a value of type u16, u32, i32, f32, bool or str; it becomes the last.
+        Sets a key to a value of type u16, u32, i32, f32, bool, str or arr[str]; it becomes the last.
         """
     def tensors(self) -> list[TensorInfo]:
         """
@@ -238,25 +241,207 @@ class TensorRule:
         The type before a fallback for the row length.
         """
 
-class LanguageModel:
+class Accumulator:
     """
-    A model that libllama loaded, on the CPU.
+    Sums of squared activations per column and expert, in float32, in the order of the rows.
     """
-    def __init__(self, path: str, context_length: int = 512, threads: int = 0) -> None:
+    def __init__(self, threads: int = 0) -> None: ...
+    def add(
+        self,
+        name: str,
+        activations: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
+        experts: typing.Annotated[numpy.typing.ArrayLike, numpy.int64] | None = None,
+        expert_count: int = 0,
+    ) -> None:
+        """
+        Add float32 (rows, columns) activations; with experts, each row to one of them. Raises ValueError where sizes differ from before, NonFiniteError.
+        """
+    def counts(self) -> dict:
+        """
+        By tensor name: int64 counts of rows; a copy.
+        """
+    def entries(self) -> dict:
+        """
+        By tensor name: float32 (matrices, columns) sums, int64 counts of rows; copies.
+        """
+    def merge(
+        self,
+        name: str,
+        sums: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
+        counts: typing.Annotated[numpy.typing.ArrayLike, numpy.int64],
+    ) -> None:
+        """
+        Add what was collected elsewhere: float32 (matrices, columns) and int64 counts, one per matrix or one for all. Raises ValueError where sizes differ.
+        """
+
+class Model:
+    """
+    A model that libllama loaded, mapped, on the CPU.
+    """
+    def __init__(self, path: str, *, mtp: bool = False, vocabulary_only: bool = False) -> None:
         """
         Raises ModelError.
         """
-    def logits(self, tokens: collections.abc.Sequence[int]) -> numpy.typing.NDArray[numpy.float32]:
+    def first_difference(self, other: Model) -> int:
         """
-        float32 (tokens, vocabulary): the logits of what follows each token. Raises ModelError.
+        The first token that differs between the two vocabularies, or -1.
         """
     def piece(self, token: int) -> bytes:
         """
         The bytes that a token stands for.
         """
-    def tokenize(self, text: str) -> list[int]: ...
+    def render_chat(self, messages: collections.abc.Sequence[tuple[str, str]]) -> str | None:
+        """
+        (role, content) messages as the model's own template writes them; None where libllama does not know its template.
+        """
+    def tokenize(
+        self, text: bytes, *, add_special: bool = True, parse_special: bool = False
+    ) -> numpy.typing.NDArray[numpy.int32]:
+        """
+        int32 tokens of UTF-8 text. add_special: with the token that begins a text, where the model wants one; parse_special: names of special tokens in the text become those tokens.
+        """
+    @property
+    def adds_bos(self) -> bool:
+        """
+        Whether texts begin with the beginning-of-sequence token.
+        """
+    @property
+    def bos(self) -> int: ...
+    @property
+    def context_length(self) -> int:
+        """
+        The context that the model was trained with.
+        """
+    @property
+    def layers(self) -> int:
+        """
+        Layers of the trunk.
+        """
+    @property
+    def mtp_layers(self) -> int: ...
     @property
     def vocabulary_size(self) -> int: ...
+
+class Context:
+    """
+    What libllama needs to run a model: caches, buffers, threads.
+    """
+    def __init__(
+        self,
+        model: Model,
+        *,
+        context_length: int = 512,
+        batch_size: int = 2048,
+        micro_batch_size: int = 512,
+        sequences: int = 1,
+        threads: int = 0,
+        cache_type_k: str = "F16",
+        cache_type_v: str = "F16",
+        unified_cache: bool = False,
+        mtp: bool = False,
+        collect: Accumulator = None,
+        collect_output: bool = False,
+    ) -> None:
+        """
+        context_length counts the tokens of all sequences. With `collect`, activations are added there and logits are not computed. Raises ModelError.
+        """
+    def clear(self) -> None:
+        """
+        Forget all sequences.
+        """
+    def decode(
+        self,
+        tokens: typing.Annotated[numpy.typing.ArrayLike, numpy.int32],
+        positions: typing.Annotated[numpy.typing.ArrayLike, numpy.int32],
+        sequences: typing.Annotated[numpy.typing.ArrayLike, numpy.int32],
+        outputs: typing.Annotated[numpy.typing.ArrayLike, numpy.bool],
+        shared: typing.Annotated[numpy.typing.ArrayLike, numpy.int32] | None = None,
+    ) -> None:
+        """
+        Run a batch. Token i belongs to shared[i] sequences from sequences[i] on; outputs[i] asks for its logits. Raises ModelError, NonFiniteError.
+        """
+    def decode_mtp(
+        self,
+        tokens: typing.Annotated[numpy.typing.ArrayLike, numpy.int32],
+        positions: typing.Annotated[numpy.typing.ArrayLike, numpy.int32],
+        sequences: typing.Annotated[numpy.typing.ArrayLike, numpy.int32],
+        outputs: typing.Annotated[numpy.typing.ArrayLike, numpy.bool],
+        trunk: Context,
+    ) -> int:
+        """
+        Run the multi-token-prediction heads over the batch that the trunk has just run. Returns how many matrix products were collected.
+        """
+    def diverge(
+        self,
+        rows: typing.Annotated[numpy.typing.ArrayLike, numpy.int64],
+        tokens: typing.Annotated[numpy.typing.ArrayLike, numpy.int32],
+        base: Context,
+        base_rows: typing.Annotated[numpy.typing.ArrayLike, numpy.int64],
+        threads: int = 0,
+    ) -> dict:
+        """
+        The statistics of each position against the base model's last logits: a dict of float64 kl, float32 negative_log_likelihood, base_negative_log_likelihood and probability_difference, bool same_top.
+        """
+    def diverge_from_codes(
+        self,
+        rows: typing.Annotated[numpy.typing.ArrayLike, numpy.int64],
+        tokens: typing.Annotated[numpy.typing.ArrayLike, numpy.int32],
+        codes: typing.Annotated[numpy.typing.ArrayLike, numpy.uint16],
+        threads: int = 0,
+    ) -> dict:
+        """
+        The statistics of each position against rows of a base file.
+        """
+    def encode(
+        self,
+        rows: typing.Annotated[numpy.typing.ArrayLike, numpy.int64],
+        tokens: typing.Annotated[numpy.typing.ArrayLike, numpy.int32],
+        threads: int = 0,
+    ) -> tuple:
+        """
+        (uint16 rows of a llama-perplexity base file, float64 -ln p(token)).
+        """
+    def keep_hidden_states(self) -> None:
+        """
+        Keep what decode_mtp of another context needs.
+        """
+    def log_probabilities(
+        self,
+        rows: typing.Annotated[numpy.typing.ArrayLike, numpy.int64],
+        tokens: typing.Annotated[numpy.typing.ArrayLike, numpy.int32],
+        threads: int = 0,
+    ) -> numpy.typing.NDArray[numpy.float32]:
+        """
+        float32: ln p(token), summed in float as llama-perplexity's tasks do.
+        """
+    def logits(self) -> numpy.typing.NDArray[numpy.float32]:
+        """
+        float32 (rows, vocabulary): a copy of the logits that the last batch asked for.
+        """
+    def most_likely(
+        self, rows: typing.Annotated[numpy.typing.ArrayLike, numpy.int64], threads: int = 0
+    ) -> numpy.typing.NDArray[numpy.int32]:
+        """
+        int32: the most likely token of each row.
+        """
+    def negative_log_likelihoods(
+        self,
+        rows: typing.Annotated[numpy.typing.ArrayLike, numpy.int64],
+        tokens: typing.Annotated[numpy.typing.ArrayLike, numpy.int32],
+        threads: int = 0,
+    ) -> numpy.typing.NDArray[numpy.float64]:
+        """
+        float64: -ln p(token) by each row of the last logits.
+        """
+    def probabilities(
+        self,
+        rows: typing.Annotated[numpy.typing.ArrayLike, numpy.int64],
+        tokens: typing.Annotated[numpy.typing.ArrayLike, numpy.int32],
+        threads: int = 0,
+    ) -> numpy.typing.NDArray[numpy.float32]:
+        """
+        float32: p(token).
+        """
 
 def active_isa() -> str:
     """
@@ -271,6 +456,11 @@ def available_isas() -> list[str]:
 def available_threads() -> int:
     """
     The number of processors that this process may use.
+    """
+
+def base_file_row(vocabulary: int) -> int:
+    """
+    uint16 values in a row of a llama-perplexity base file.
     """
 
 def check(
@@ -334,6 +524,16 @@ def dequantize(
     src: as for quantize(); a uint8 array (..., bytes of a row) of a quantized type needs no shape.
     """
 
+def draw_hellaswag(available: int, wanted: int) -> list[int]:
+    """
+    The tasks that llama-perplexity draws, in its order.
+    """
+
+def draw_tasks(available: int, wanted: int) -> list[int]:
+    """
+    The same for Winogrande and multiple choice; 0 wants all.
+    """
+
 def file_types() -> list[FileType]:
     """
     Every file type that llama-quantize writes, from the largest to the smallest.
@@ -344,6 +544,22 @@ def first_match(
 ) -> list[int]:
     """
     For each name the index of the first pattern found in it (std::regex_search), or -1. Raises ValueError for a malformed pattern.
+    """
+
+def memory_need(
+    path: str,
+    *,
+    context_length: int = 512,
+    batch_size: int = 2048,
+    micro_batch_size: int = 512,
+    sequences: int = 1,
+    cache_type_k: str = "F16",
+    cache_type_v: str = "F16",
+    unified_cache: bool = False,
+    mtp: bool = False,
+) -> dict[str, int]:
+    """
+    Bytes that a context would take (model, cache, compute, logits), without making it. Raises ModelError.
     """
 
 def output_order(names: collections.abc.Sequence[str]) -> list[int]:

@@ -15,6 +15,7 @@ __all__ = [
     "ModelFileError",
     "OutputError",
     "PlanError",
+    "RunError",
     "UsageError",
 ]
 
@@ -73,3 +74,9 @@ class DataError(ApexError):
     """Weights are NaN or infinite, or a quantized block is (exit status 7)."""
 
     exit_code = 7
+
+
+class RunError(ApexError):
+    """A model cannot be run: libllama refuses it, or the memory is too small (exit status 8)."""
+
+    exit_code = 8

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from apex.gguf.imatrix import ImportanceEntry, ImportanceMatrix, load_imatrix
+from apex.gguf.imatrix import ImportanceEntry, ImportanceMatrix, load_imatrix, write_imatrix
 from apex.gguf.model import ModelFile, Tensor, open_model, shard_path
 from apex.gguf.output import OutputFile, OutputSet
 
@@ -16,4 +16,5 @@ __all__ = [
     "load_imatrix",
     "open_model",
     "shard_path",
+    "write_imatrix",
 ]

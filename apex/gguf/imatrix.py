@@ -9,8 +9,8 @@ from __future__ import annotations
 import mmap
 import os
 import struct
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,10 @@ import numpy as np
 import numpy.typing as npt
 
 from apex import _core
-from apex.errors import ImatrixError
+from apex.errors import ImatrixError, OutputError
+from apex.gguf.output import OutputFile, OutputSet
 
-__all__ = ["ImportanceEntry", "ImportanceMatrix", "load_imatrix"]
+__all__ = ["ImportanceEntry", "ImportanceMatrix", "load_imatrix", "write_imatrix"]
 
 _SUMS = ".in_sum2"
 _COUNTS = ".counts"
@@ -80,6 +81,8 @@ class ImportanceMatrix:
         datasets: the names of the calibration texts.
         chunk_count: number of chunks that were run, 0 if unknown.
         is_legacy: whether the file is a .dat.
+        chunk_size: tokens of a chunk, 0 if unknown.
+        notes: further metadata of the file, by key.
     """
 
     path: str
@@ -87,6 +90,8 @@ class ImportanceMatrix:
     datasets: tuple[str, ...]
     chunk_count: int
     is_legacy: bool
+    chunk_size: int = 0
+    notes: Mapping[str, Any] = field(default_factory=dict)
 
 
 def load_imatrix(path: str | os.PathLike[str]) -> ImportanceMatrix:
@@ -146,6 +151,8 @@ def _load_gguf(name: str, data: mmap.mmap) -> ImportanceMatrix:
         tuple(map(str, _key(header, "imatrix.datasets", list, []))),
         _key(header, "imatrix.chunk_count", int, 0),
         is_legacy=False,
+        chunk_size=_key(header, "imatrix.chunk_size", int, 0),
+        notes={key: header.get(key) for key in header.keys() if key.startswith("apex.")},
     )
 
 
@@ -216,3 +223,72 @@ def _load_legacy(name: str, data: mmap.mmap) -> ImportanceMatrix:
             "give a file that llama-imatrix wrote, in GGUF form or as .dat",
         ) from None
     return ImportanceMatrix(name, entries, datasets, chunk_count, is_legacy=True)
+
+
+def write_imatrix(
+    path: Path,
+    entries: Mapping[str, ImportanceEntry],
+    *,
+    datasets: Sequence[str],
+    chunk_count: int,
+    chunk_size: int,
+    legacy: bool = False,
+    overwrite: bool = False,
+    notes: Mapping[str, str | int] | None = None,
+) -> Path:
+    """Write an importance matrix as llama-imatrix does, whole or not at all; returns the path.
+
+    legacy: the .dat form. notes: further keys of the GGUF form. Raises OutputError.
+    """
+    if path.exists() and not overwrite:
+        raise OutputError(f"{path} exists.", "use --overwrite to replace it, or another name")
+    with OutputSet([path]) as output:
+        if legacy:
+            _write_legacy(output.files[0], entries, datasets, chunk_count, chunk_size)
+        else:
+            header = _core.Header.empty()
+            header.set("general.type", "str", "imatrix")
+            header.set("imatrix.datasets", "arr[str]", list(datasets))
+            header.set("imatrix.chunk_count", "u32", chunk_count)
+            header.set("imatrix.chunk_size", "u32", chunk_size)
+            for key, value in (notes or {}).items():
+                header.set(key, "u32" if isinstance(value, int) else "str", value)
+            _write_gguf(output.files[0], header, entries)
+        output.commit()
+    return path
+
+
+def _write_gguf(
+    file: OutputFile, header: _core.Header, entries: Mapping[str, ImportanceEntry]
+) -> None:
+    data = []
+    for name, entry in sorted(entries.items()):
+        matrices, columns = entry.sums.shape
+        header.add_tensor(name + _SUMS, [columns, matrices], "F32")
+        header.add_tensor(name + _COUNTS, [1, matrices], "F32")
+        data += [entry.sums, entry.counts]
+    file.write(header.to_bytes())
+    for values in data:
+        file.write(np.ascontiguousarray(values, "<f4").tobytes())
+        file.pad(header.alignment)
+
+
+def _write_legacy(
+    file: OutputFile,
+    entries: Mapping[str, ImportanceEntry],
+    datasets: Sequence[str],
+    chunk_count: int,
+    chunk_size: int,
+) -> None:
+    """Means times calls, as tools/imatrix stores them; an expert without tokens gets ones."""
+    filled = {name: entry for name, entry in sorted(entries.items()) if entry.counts.any()}
+    file.write(struct.pack("<i", len(filled)))
+    for name, entry in filled.items():
+        encoded = name.encode()
+        calls = -(-int(entry.counts.max()) // chunk_size)  # rounded up, so never zero
+        file.write(struct.pack("<i", len(encoded)) + encoded)
+        file.write(struct.pack("<ii", calls, entry.size))
+        means = entry.values(len(entry.counts)) * np.float32(calls)
+        file.write(means.astype("<f4").tobytes())
+    dataset = (datasets[-1] if datasets else "").encode()
+    file.write(struct.pack("<ii", chunk_count, len(dataset)) + dataset)

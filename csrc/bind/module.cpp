@@ -7,6 +7,8 @@
 #include "engine/rows.h"
 #include "gguf/header.h"
 #include "guard/guard.h"
+#include "imatrix/accumulator.h"
+#include "llama/context.h"
 #include "llama/library.h"
 #include "llama/type_rules.h"
 #include "register.h"
@@ -27,6 +29,8 @@ void translate(std::exception_ptr pointer) {
         py::object instance = py::handle(bad_data_error)(error.what());
         instance.attr("row") = error.row;
         PyErr_SetObject(bad_data_error, instance.ptr());
+    } catch (const apex::llama::Interrupted &) {
+        // The exception that a signal handler raised is set already.
     } catch (const std::system_error & error) {
         py::set_error(PyExc_OSError, py::make_tuple(error.code().value(), error.code().message()));
     }
@@ -49,9 +53,13 @@ PYBIND11_MODULE(_core, module) {
     py::register_local_exception<apex::llama::ModelError>(module, "ModelError", PyExc_RuntimeError);
     py::register_local_exception<apex::guard::UpstreamError>(module, "UpstreamError",
                                                              PyExc_RuntimeError);
+    py::register_local_exception<apex::imatrix::NonFinite>(module, "NonFiniteError",
+                                                           PyExc_ArithmeticError);
     py::register_local_exception_translator(translate);
     apex::bind::register_types(module);
     apex::bind::register_gguf(module);
     apex::bind::register_engine(module);
-    apex::bind::register_llama(module);
+    apex::bind::register_quantizer(module);
+    apex::bind::register_imatrix(module);
+    apex::bind::register_inference(module);
 }

@@ -1,4 +1,4 @@
-// One function per room: what Python sees of it.
+// One function per topic: what Python sees of it.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -8,6 +8,8 @@ namespace apex::bind {
 void register_types(pybind11::module_ & module);
 void register_gguf(pybind11::module_ & module);
 void register_engine(pybind11::module_ & module);
-void register_llama(pybind11::module_ & module);
+void register_quantizer(pybind11::module_ & module);
+void register_imatrix(pybind11::module_ & module);
+void register_inference(pybind11::module_ & module);
 
 }  // namespace apex::bind

@@ -121,8 +121,15 @@ void set(Header & header, const std::string & key, const std::string & type,
         gguf_set_val_bool(context, key.c_str(), value.cast<bool>());
     } else if (type == "str") {
         gguf_set_val_str(context, key.c_str(), value.cast<std::string>().c_str());
+    } else if (type == "arr[str]") {
+        const auto texts = value.cast<std::vector<std::string>>();
+        std::vector<const char *> pointers;
+        for (const std::string & item : texts) {
+            pointers.push_back(item.c_str());
+        }
+        gguf_set_arr_str(context, key.c_str(), pointers.data(), pointers.size());
     } else {
-        throw py::value_error("a key can be set to u16, u32, i32, f32, bool or str");
+        throw py::value_error("a key can be set to u16, u32, i32, f32, bool, str or arr[str]");
     }
 }
 
@@ -181,7 +188,8 @@ void register_gguf(py::module_ & module) {
         .def("key_length", &key_length, py::arg("key"),
              "The number of elements of an array, else 1. Raises KeyError.")
         .def("set", &set, py::arg("key"), py::arg("type"), py::arg("value"),
-             "Sets a key to a value of type u16, u32, i32, f32, bool or str; it becomes the last.")
+             "Sets a key to a value of type u16, u32, i32, f32, bool, str or arr[str]; it becomes "
+             "the last.")
         .def(
             "remove",
             [](Header & header, const std::string & key) {

@@ -8,7 +8,6 @@
 #include "arguments.h"
 #include "engine/types.h"
 #include "gguf/header.h"
-#include "llama/language_model.h"
 #include "llama/reference.h"
 #include "llama/type_rules.h"
 #include "register.h"
@@ -127,7 +126,7 @@ void quantize_with_llama(
 
 }  // namespace
 
-void register_llama(py::module_ & module) {
+void register_quantizer(py::module_ & module) {
     py::class_<TensorRule>(module, "TensorRule", "What llama.cpp decides about one tensor.")
         .def_readonly("may_quantize", &TensorRule::may_quantize,
                       "False where llama.cpp keeps the tensor's type.")
@@ -167,36 +166,6 @@ Raises ModelError where libllama does not know the architecture or misses metada
         py::arg("allow_requantize") = false, py::arg("keep_split") = false,
         py::arg("overrides") = KeyValues{}, py::arg("threads") = 0,
         "Runs llama_model_quantize, the reference that apex is compared with. Raises ModelError.");
-
-    using llama::LanguageModel;
-    py::class_<LanguageModel>(module, "LanguageModel", "A model that libllama loaded, on the CPU.")
-        .def(py::init<const std::string &, uint32_t, int>(), py::arg("path"),
-             py::arg("context_length") = 512, py::arg("threads") = 0,
-             py::call_guard<py::gil_scoped_release>(), "Raises ModelError.")
-        .def_property_readonly("vocabulary_size", &LanguageModel::vocabulary_size)
-        .def("tokenize", &LanguageModel::tokenize, py::arg("text"))
-        .def(
-            "piece",
-            [](const LanguageModel & model, llama_token token) {
-                return py::bytes(model.piece(token));
-            },
-            py::arg("token"), "The bytes that a token stands for.")
-        .def(
-            "logits",
-            [](LanguageModel & model, const std::vector<llama_token> & tokens) {
-                std::vector<float> values;
-                {
-                    py::gil_scoped_release release;
-                    values = model.logits(tokens);
-                }
-                py::array_t<float> result({static_cast<py::ssize_t>(tokens.size()),
-                                           static_cast<py::ssize_t>(model.vocabulary_size())});
-                std::memcpy(result.mutable_data(), values.data(), values.size() * sizeof(float));
-                return result;
-            },
-            py::arg("tokens"),
-            "float32 (tokens, vocabulary): the logits of what follows each token. Raises "
-            "ModelError.");
 }
 
 }  // namespace apex::bind

@@ -1,0 +1,486 @@
+"""HellaSwag, Winogrande and multiple choice, by the definitions of llama.cpp's tools/perplexity.
+
+Every task offers continuations of a context; the model's choice is the likeliest per token. Files,
+numbers of tasks, seeds, grouping and even the oddities are those of llama-perplexity, so that the
+numbers can be compared.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from apex import _core
+from apex.errors import RunError, UsageError
+from apex.evaluation.statistics import share, wilson
+from apex.gguf import ModelFile
+from apex.inference import RunOptions, make_context, read_text, running
+
+__all__ = ["KINDS", "TaskResult", "Tasks", "load_tasks", "run_tasks"]
+
+KINDS = ("hellaswag", "winogrande", "multiple-choice")
+
+# Parallel sequences of llama-perplexity's tasks.
+_SEQUENCES = 4
+# Winogrande scores only what follows the choices where both leave more tokens than this.
+_MIN_TRAILING = 3
+_FEWEST_FOR_ERROR = 100
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A task: a context, its continuations, and which of them are right.
+
+    Attributes:
+        texts: the whole text of each continuation, context included.
+        contexts: for Winogrande, the texts up to and including the choice.
+        correct: the indices of the right continuations.
+    """
+
+    texts: tuple[bytes, ...]
+    correct: frozenset[int]
+    contexts: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """Tasks of a file, drawn and in order.
+
+    Attributes:
+        kind: hellaswag, winogrande or multiple-choice.
+        path: of the file.
+        choices: the tasks.
+        available: how many the file has.
+    """
+
+    kind: str
+    path: Path
+    choices: tuple[Choice, ...]
+    available: int
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """How a model did on a set of tasks.
+
+    Attributes:
+        kind: hellaswag, winogrande or multiple-choice.
+        name: the file's name without its ending.
+        correct, tasks: so many of so many.
+        accuracy, error: a share, and its standard error.
+        interval: Wilson's 95 % interval.
+        chance: the share that guessing would get.
+    """
+
+    kind: str
+    name: str
+    correct: int
+    tasks: int
+    chance: float
+
+    @property
+    def accuracy(self) -> float:
+        """The share of tasks that were solved."""
+        return self.correct / self.tasks if self.tasks else 0.0
+
+    @property
+    def error(self) -> float:
+        """The standard error of the accuracy."""
+        return share(self.correct, self.tasks).error
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Wilson's 95 % interval."""
+        return wilson(self.accuracy, self.tasks) if self.tasks else (0.0, 1.0)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "kind": self.kind,
+            "name": self.name,
+            "accuracy": self.accuracy,
+            "error": self.error,
+            "interval": list(self.interval),
+            "correct": self.correct,
+            "tasks": self.tasks,
+            "chance": self.chance,
+        }
+
+
+def load_tasks(kind: str, path: str | os.PathLike[str], wanted: int | None = None) -> Tasks:
+    """Read a file of tasks in the form that llama-perplexity takes. Raises UsageError.
+
+    wanted: how many; None for llama-perplexity's default: 400 for HellaSwag, all of the others.
+    """
+    file = Path(path)
+    if wanted is not None and wanted < 1:
+        raise UsageError("There must be at least one task.")
+    if kind == "hellaswag":
+        lines = _lines(file)
+        count = len(lines) // 6
+        order = _core.draw_hellaswag(count, 400 if wanted is None else wanted)
+        choices = [_hellaswag(file, lines, index) for index in order]
+    elif kind == "winogrande":
+        rows = _winogrande(file)
+        count = len(rows)
+        choices = [rows[index] for index in _core.draw_tasks(count, wanted or 0)]
+    elif kind == "multiple-choice":
+        data = _read(file)
+        count, places = _places(file, data)
+        choices = []
+        for index in _core.draw_tasks(count, wanted or 0):
+            choices.append(_multiple_choice(file, data, places[index]))
+    else:
+        raise UsageError(f"There are no tasks {kind!r}.", f"choose of {', '.join(KINDS)}")
+    if not choices:
+        raise UsageError(f"{file} holds no {kind} tasks.", "is it the right file?")
+    return Tasks(kind, file, tuple(choices), count)
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{file} cannot be read: {error.strerror}.", "check the path") from None
+
+
+def _lines(file: Path) -> list[bytes]:
+    lines = read_text(file).removesuffix(b"\n").split(b"\n")
+    if len(lines) % 6:
+        raise UsageError(
+            f"{file} has {len(lines)} lines, and a HellaSwag task has six.",
+            "context, number of the right ending, four endings; as for llama-perplexity",
+        )
+    return lines
+
+
+def _hellaswag(file: Path, lines: Sequence[bytes], index: int) -> Choice:
+    context, label, *endings = lines[6 * index : 6 * index + 6]
+    match = re.match(rb"\s*(\d)", label)
+    if match is None or int(match[1]) > 3:
+        raise UsageError(f"{file}: line {6 * index + 2} is no number of an ending, 0 to 3.")
+    texts = tuple(context + b" " + ending for ending in endings)
+    return Choice(texts, frozenset({int(match[1])}))
+
+
+def _winogrande(file: Path) -> list[Choice]:
+    """Lines of ``index,sentence,choice,choice,answer``.
+
+    As there, lines that cannot be read are left out, and so is the last one, whose line break is
+    taken off with that of the file.
+    """
+    choices = []
+    for line in read_text(file).split(b"\n")[:-1]:
+        commas, quoted = [], False
+        for place, char in enumerate(line):
+            if char == ord('"'):
+                quoted = not quoted
+            elif char == ord(",") and not quoted:
+                commas.append(place)
+                if len(commas) == 4:
+                    break
+        if len(commas) < 4:
+            continue
+        sentence = line[commas[0] + 1 : commas[1]]
+        if sentence.startswith(b'"'):
+            sentence = sentence[1:-1]
+        before, blank, after = sentence.partition(b"_")
+        answer = re.match(rb"\s*([12])(?!\d)", line[commas[3] + 1 :])
+        if not blank or answer is None:
+            continue
+        words = (line[commas[1] + 1 : commas[2]], line[commas[2] + 1 : commas[3]])
+        choices.append(
+            Choice(
+                tuple(before + word + after for word in words),
+                frozenset({int(answer[1]) - 1}),
+                tuple(before + word for word in words),
+            )
+        )
+    return choices
+
+
+def _places(file: Path, data: bytes) -> tuple[int, list[int]]:
+    try:
+        (count,) = struct.unpack_from("<I", data, 0)
+        if not 0 < count <= len(data) // 4:
+            raise ValueError
+        relative = struct.unpack_from(f"<{count}I", data, 4)
+    except (struct.error, ValueError):
+        raise UsageError(
+            f"{file} holds no multiple-choice tasks.",
+            "give a binary file as llama-perplexity --multiple-choice takes it",
+        ) from None
+    return count, list(relative)
+
+
+def _multiple_choice(file: Path, data: bytes, place: int) -> Choice:
+    """Question, then answers and labels, twice; the second, with several right ones, is unused."""
+
+    def number() -> int:
+        nonlocal place
+        (value,) = struct.unpack_from("<I", data, place)
+        place += 4
+        return int(value)
+
+    def text() -> bytes:
+        nonlocal place
+        size = number()
+        if size > len(data) - place:
+            raise ValueError
+        place += size
+        return data[place - size : place]
+
+    try:
+        question = text()
+        count = number()
+        if not question or not 0 < count <= 100:
+            raise ValueError
+        answers = [text() for _ in range(count)]
+        labels = struct.unpack_from(f"<{count}i", data, place)
+        if not all(answers):
+            raise ValueError
+    except (struct.error, ValueError):
+        raise UsageError(f"{file} is damaged: a task cannot be read.", "fetch it again") from None
+    correct = frozenset(index for index, label in enumerate(labels) if label == 1)
+    return Choice(tuple(question + b" " + answer for answer in answers), correct)
+
+
+class _Task:
+    """A task as tokens, and where its logits are in the batch that holds it."""
+
+    def __init__(self, choice: Choice, model: _core.Model) -> None:
+        self.choice = choice
+        self.tokens = [model.tokenize(text) for text in choice.texts]
+        shortest = min(map(len, self.tokens))
+        same = np.all([part[:shortest] == self.tokens[0][:shortest] for part in self.tokens], 0)
+        # Every continuation keeps a token of its own, should one be the beginning of another.
+        self.prefix = int(np.argmin(same)) if not same.all() else shortest - 1
+        self.bases = [len(model.tokenize(text)) for text in choice.contexts]
+        self.needed = self.prefix + sum(len(part) - self.prefix for part in self.tokens)
+
+
+def run_tasks(
+    file: ModelFile,
+    model: _core.Model,
+    tasks: Tasks,
+    options: RunOptions,
+    progress: Callable[[TaskResult, int], None] | None = None,
+) -> TaskResult:
+    """Let a model choose. Raises RunError.
+
+    progress: called after every batch with the result so far and the number of all tasks.
+    """
+    sequences = max(_SEQUENCES, *(len(choice.texts) for choice in tasks.choices))
+    context = make_context(file, model, options, sequences=sequences, unified_cache=True)
+    with running(file.path):
+        todo = [_Task(choice, model) for choice in tasks.choices]
+        correct = done = answers = 0
+        length = sequences * options.context_length
+        for group in _groups(tasks, todo, length, sequences):
+            for task, scores in zip(
+                group, _scores(context, group, tasks.kind, options), strict=True
+            ):
+                correct += _best(scores, tasks.kind) in task.choice.correct
+                answers += len(task.tokens)
+                done += 1
+            result = TaskResult(tasks.kind, tasks.path.stem, correct, done, done / answers)
+            if progress is not None:
+                progress(result, len(todo))
+    return result
+
+
+def _groups(
+    tasks: Tasks, todo: Sequence[_Task], length: int, sequences: int
+) -> Iterator[list[_Task]]:
+    """Tasks that run together, as many as there are tokens and sequences for."""
+    group: list[_Task] = []
+    used = answers = 0
+    for index, task in enumerate(todo):
+        if task.needed > length:
+            raise RunError(
+                f"{tasks.path}: task {index + 1} takes {task.needed} tokens, and there is room "
+                f"for {length}.",
+                "use a larger --ctx-size",
+            )
+        if group and (used + task.needed > length or answers + len(task.tokens) > sequences):
+            yield group
+            group, used, answers = [], 0, 0
+        group.append(task)
+        used += task.needed
+        answers += len(task.tokens)
+    if group:
+        yield group
+
+
+def _scores(
+    context: _core.Context, group: Sequence[_Task], kind: str, options: RunOptions
+) -> Iterator[npt.NDArray[np.float64]]:
+    """Of each task, the mean log-probability of each continuation."""
+    tokens, positions, firsts, shared, outputs = [], [], [], [], []
+    starts = []
+    sequence = rows = 0
+    for task in group:
+        # Without a common prefix there is no row for its last token; it is counted all the same, as
+        # there, and moves what follows by one.
+        starts.append(rows)
+        unread = 0 if kind == "winogrande" else 1
+        rows += 1 + sum(len(part) - task.prefix - unread for part in task.tokens)
+        count = len(task.tokens)
+        prefix = np.arange(task.prefix)
+        tokens.append(task.tokens[0][: task.prefix])
+        positions.append(prefix)
+        firsts.append(np.full(task.prefix, sequence))
+        shared.append(np.full(task.prefix, count))
+        outputs.append(prefix == task.prefix - 1)
+        for answer, part in enumerate(task.tokens):
+            rest = np.arange(task.prefix, len(part))
+            tokens.append(part[task.prefix :])
+            positions.append(rest)
+            firsts.append(np.full(len(rest), sequence + answer))
+            shared.append(np.ones(len(rest)))
+            # Winogrande asks for the logits of the last token too, which nobody reads.
+            outputs.append((rest < len(part) - 1) | (kind == "winogrande"))
+        sequence += count
+    read = _Reader(
+        context,
+        [np.concatenate(part) for part in (tokens, positions, firsts, outputs, shared)],
+        options,
+    )
+    wanted = [
+        _winogrande_pairs(task, start) if kind == "winogrande" else _pairs(task, start)
+        for task, start in zip(group, starts, strict=True)
+    ]
+    heads = [
+        (np.full(len(task.tokens), start), np.array([part[task.prefix] for part in task.tokens]))
+        if kind != "winogrande"
+        else (np.empty(0, int), np.empty(0, int))
+        for task, start in zip(group, starts, strict=True)
+    ]
+    values, first_values = read.values(
+        [pair for pairs in wanted for pair in pairs], heads
+    )
+    for task, pairs in zip(group, wanted, strict=True):
+        own = [next(values) for _ in pairs]
+        if kind == "winogrande":
+            yield np.array([_float_mean(part, len(part)) for part in own])
+        else:
+            yield _with_first(own, next(first_values), task, kind)
+
+
+Pair = tuple[npt.NDArray[Any], npt.NDArray[Any]]  # rows of logits, tokens
+
+
+def _pairs(task: _Task, start: int) -> list[Pair]:
+    pairs = []
+    row = start + 1  # the row before is that of the context's last token
+    for part in task.tokens:
+        follow = part[task.prefix + 1 :]
+        pairs.append((np.arange(row, row + len(follow)), follow))
+        row += len(follow)
+    return pairs
+
+
+def _winogrande_pairs(task: _Task, start: int) -> list[Pair]:
+    """What follows the choice, without the last token; where too little does, the choice too.
+
+    In that case the second choice's first logits are those of another token, as there.
+    """
+    first, second = task.tokens
+    skip = all(len(part) - task.prefix > _MIN_TRAILING for part in task.tokens)
+    pairs = []
+    for part, base, offset in (
+        (first, task.bases[0], 0),
+        (second, task.bases[1], len(first) - task.prefix),
+    ):
+        begin = base if skip else task.prefix
+        end = len(part) - (1 if len(part) - begin > 1 else 0)
+        follow = part[begin:end] if begin else part[:0]
+        row = start + offset + begin - task.prefix
+        pairs.append((np.arange(row, row + len(follow)), follow))
+    return pairs
+
+
+def _float_mean(values: npt.NDArray[np.float32], count: int) -> float:
+    total = np.float32(0)
+    for value in values:
+        total += value
+    return float(total / np.float32(count)) if count else float("nan")
+
+
+def _with_first(
+    own: Sequence[npt.NDArray[np.float32]],
+    first: npt.NDArray[np.float32],
+    task: _Task,
+    kind: str,
+) -> npt.NDArray[np.float64]:
+    """The mean over all tokens of a continuation; HellaSwag adds in double, the others in float."""
+    result = []
+    with np.errstate(divide="ignore"):
+        logarithms = np.log(first)
+    for values, logarithm in zip(own, logarithms, strict=True):
+        if kind == "hellaswag":
+            result.append((float(logarithm) + sum(map(float, values))) / (len(values) + 1))
+        else:
+            total = logarithm
+            for value in values:
+                total += value
+            result.append(float(total / np.float32(len(values) + 1)))
+    return np.array(result)
+
+
+def _best(scores: npt.NDArray[np.float64], kind: str) -> int:
+    """The first of the best; of two equal ones in Winogrande, the second."""
+    if kind == "winogrande":
+        return 0 if scores[0] > scores[1] else 1
+    return int(np.argmax(scores))
+
+
+class _Reader:
+    """Runs a batch that may be too large for one call, and reads scores of its rows."""
+
+    def __init__(
+        self, context: _core.Context, batch: Sequence[npt.NDArray[Any]], options: RunOptions
+    ) -> None:
+        self._context = context
+        self._tokens, self._positions, self._firsts, outputs, self._shared = batch
+        self._outputs = outputs.astype(bool)
+        self._step = options.batch_size
+        self._threads = options.threads
+
+    def values(
+        self, pairs: Sequence[Pair], heads: Sequence[Pair]
+    ) -> tuple[Iterator[npt.NDArray[np.float32]], Iterator[npt.NDArray[np.float32]]]:
+        """Log-probabilities of the pairs, and probabilities of the heads, in their order."""
+        context = self._context
+        scores = [np.zeros(len(rows), np.float32) for rows, _ in pairs]
+        firsts = [np.zeros(len(rows), np.float32) for rows, _ in heads]
+        context.clear()
+        done = 0
+        for begin in range(0, len(self._tokens), self._step):
+            part = slice(begin, begin + self._step)
+            context.decode(
+                self._tokens[part],
+                self._positions[part],
+                self._firsts[part],
+                self._outputs[part],
+                self._shared[part],
+            )
+            count = int(self._outputs[part].sum())
+            for wanted, result, read in (
+                (pairs, scores, context.log_probabilities),
+                (heads, firsts, context.probabilities),
+            ):
+                for (rows, tokens), target in zip(wanted, result, strict=True):
+                    here = (rows >= done) & (rows < done + count)
+                    if here.any():
+                        target[here] = read(rows[here] - done, tokens[here], self._threads)
+            done += count
+        return iter(scores), iter(firsts)

@@ -1,0 +1,99 @@
+#include <pybind11/numpy.h>
+#include <pybind11/stl.h>
+
+#include <memory>
+#include <optional>
+
+#include "arguments.h"
+#include "imatrix/accumulator.h"
+#include "register.h"
+
+namespace apex::bind {
+
+namespace {
+
+using imatrix::Accumulator;
+using imatrix::Entry;
+using Floats = py::array_t<float, py::array::c_style | py::array::forcecast>;
+using Ints = py::array_t<int64_t, py::array::c_style | py::array::forcecast>;
+
+// (rows, columns) activations, each row for the matrix (expert) that `experts` names, if any.
+void add(Accumulator & accumulator, const std::string & name, const Floats & activations,
+         const std::optional<Ints> & experts, int64_t expert_count) {
+    if (activations.ndim() != 2 || activations.shape(1) < 1) {
+        throw py::value_error("activations must have two dimensions: rows, columns");
+    }
+    if (experts && (experts->ndim() != 1 || experts->shape(0) != activations.shape(0))) {
+        throw py::value_error("there must be one expert for each row of activations");
+    }
+    if (experts.has_value() != (expert_count > 0)) {
+        throw py::value_error("experts and expert_count go together");
+    }
+    imatrix::Rows rows{activations.shape(1), {}};
+    rows.of_matrix.resize(experts ? static_cast<size_t>(expert_count) : 1);
+    for (py::ssize_t i = 0; i < activations.shape(0); ++i) {
+        const int64_t expert = experts ? experts->at(i) : 0;
+        if (expert < 0 || expert >= static_cast<int64_t>(rows.of_matrix.size())) {
+            throw py::value_error("there is no expert " + std::to_string(expert));
+        }
+        rows.of_matrix[static_cast<size_t>(expert)].push_back(activations.data(i, 0));
+    }
+    py::gil_scoped_release release;
+    if (experts) {
+        accumulator.add_routed(name, rows);
+    } else {
+        accumulator.add_dense(name, rows);
+    }
+}
+
+void merge(Accumulator & accumulator, const std::string & name, const Floats & sums,
+           const Ints & counts) {
+    if (sums.ndim() != 2 || sums.size() < 1 || counts.ndim() != 1 || counts.size() < 1) {
+        throw py::value_error("sums have two dimensions: matrices, columns; counts one");
+    }
+    Entry entry{sums.shape(1),
+                {sums.data(), sums.data() + sums.size()},
+                {counts.data(), counts.data() + counts.size()}};
+    accumulator.merge(name, entry);
+}
+
+py::dict counts(const Accumulator & accumulator) {
+    py::dict result;
+    for (const auto & [name, entry] : accumulator.entries()) {
+        result[py::str(name)] = py::array_t<int64_t>(static_cast<py::ssize_t>(entry.counts.size()),
+                                                     entry.counts.data());
+    }
+    return result;
+}
+
+py::dict entries(const Accumulator & accumulator) {
+    py::dict result;
+    for (const auto & [name, entry] : accumulator.entries()) {
+        const py::array_t<float> sums({entry.matrices(), entry.columns}, entry.sums.data());
+        const py::array_t<int64_t> counts(static_cast<py::ssize_t>(entry.counts.size()),
+                                          entry.counts.data());
+        result[py::str(name)] = py::make_tuple(sums, counts);
+    }
+    return result;
+}
+
+}  // namespace
+
+void register_imatrix(py::module_ & module) {
+    py::class_<Accumulator, std::shared_ptr<Accumulator>>(
+        module, "Accumulator",
+        "Sums of squared activations per column and expert, in float32, in the order of the rows.")
+        .def(py::init<int>(), py::arg("threads") = 0)
+        .def("add", &add, py::arg("name"), py::arg("activations"), py::arg("experts") = py::none(),
+             py::arg("expert_count") = 0,
+             "Add float32 (rows, columns) activations; with experts, each row to one of them. "
+             "Raises ValueError where sizes differ from before, NonFiniteError.")
+        .def("merge", &merge, py::arg("name"), py::arg("sums"), py::arg("counts"),
+             "Add what was collected elsewhere: float32 (matrices, columns) and int64 counts, one "
+             "per matrix or one for all. Raises ValueError where sizes differ.")
+        .def("counts", &counts, "By tensor name: int64 counts of rows; a copy.")
+        .def("entries", &entries,
+             "By tensor name: float32 (matrices, columns) sums, int64 counts of rows; copies.");
+}
+
+}  // namespace apex::bind

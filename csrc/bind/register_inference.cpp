@@ -1,0 +1,406 @@
+#include <pybind11/numpy.h>
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <chrono>
+#include <memory>
+#include <optional>
+
+#include "arguments.h"
+#include "engine/parallel.h"
+#include "evaluate/draw.h"
+#include "evaluate/likelihood.h"
+#include "imatrix/accumulator.h"
+#include "llama/context.h"
+#include "llama/model.h"
+#include "register.h"
+
+namespace apex::bind {
+
+namespace {
+
+using imatrix::Accumulator;
+using llama::Batch;
+using llama::Context;
+using llama::ContextOptions;
+using llama::Model;
+
+using Tokens = py::array_t<int32_t, py::array::c_style | py::array::forcecast>;
+using Indices = py::array_t<int64_t, py::array::c_style | py::array::forcecast>;
+using Flags = py::array_t<bool, py::array::c_style | py::array::forcecast>;
+using Codes = py::array_t<uint16_t, py::array::c_style>;
+
+// Lets Python's signal handlers run while a model does; true once one of them has raised.
+std::function<bool()> ask_python() {
+    using Clock = std::chrono::steady_clock;
+    return [next = Clock::now(), stopped = false]() mutable {
+        const auto now = Clock::now();
+        if (!stopped && now >= next) {
+            next = now + std::chrono::milliseconds(100);
+            py::gil_scoped_acquire acquire;
+            stopped = PyErr_CheckSignals() != 0;
+        }
+        return stopped;
+    };
+}
+
+int to_threads(int threads) {
+    return threads > 0 ? threads : engine::available_threads();
+}
+
+ContextOptions to_options(uint32_t context_length, uint32_t batch_size, uint32_t micro_batch_size,
+                          uint32_t sequences, int threads, const std::string & cache_type_k,
+                          const std::string & cache_type_v, bool unified_cache, bool mtp) {
+    if (context_length < 1 || batch_size < 1 || micro_batch_size < 1 || sequences < 1) {
+        throw py::value_error("lengths and numbers of sequences must be at least 1");
+    }
+    ContextOptions options;
+    options.context_length = context_length;
+    options.batch_size = batch_size;
+    options.micro_batch_size = micro_batch_size;
+    options.sequences = sequences;
+    options.threads = to_threads(threads);
+    options.cache_type_k = to_type(cache_type_k);
+    options.cache_type_v = to_type(cache_type_v);
+    options.unified_cache = unified_cache;
+    options.mtp = mtp;
+    options.interrupted = ask_python();
+    return options;
+}
+
+std::shared_ptr<Context> make_context(std::shared_ptr<Model> model, uint32_t context_length,
+                                      uint32_t batch_size, uint32_t micro_batch_size,
+                                      uint32_t sequences, int threads,
+                                      const std::string & cache_type_k,
+                                      const std::string & cache_type_v, bool unified_cache,
+                                      bool mtp, const std::shared_ptr<Accumulator> & collect,
+                                      bool collect_output) {
+    const ContextOptions options =
+        to_options(context_length, batch_size, micro_batch_size, sequences, threads, cache_type_k,
+                   cache_type_v, unified_cache, mtp);
+    std::unique_ptr<llama::Collector> collector;
+    if (collect != nullptr) {
+        llama::CollectorOptions what;
+        what.output = collect_output;
+        what.first_layer = mtp ? llama_model_n_layer(model->get()) : 0;
+        what.stop_early = !mtp;
+        collector = std::make_unique<llama::Collector>(collect, what);
+    }
+    py::gil_scoped_release release;
+    return std::make_shared<Context>(std::move(model), options, std::move(collector));
+}
+
+Batch to_batch(const Tokens & tokens, const Tokens & positions, const Tokens & sequences,
+               const Flags & outputs, const std::optional<Tokens> & shared) {
+    const py::ssize_t size = tokens.size();
+    if (positions.size() != size || sequences.size() != size || outputs.size() != size ||
+        (shared && shared->size() != size)) {
+        throw py::value_error("tokens, positions, sequences and outputs must be equally many");
+    }
+    Batch batch;
+    for (py::ssize_t i = 0; i < size; ++i) {
+        batch.tokens.push_back({tokens.at(i), positions.at(i), sequences.at(i),
+                                shared ? shared->at(i) : 1, outputs.at(i)});
+    }
+    return batch;
+}
+
+evaluate::Logits logits_of(const Context & context) {
+    if (context.logits() == nullptr) {
+        throw py::value_error("there are no logits: decode a batch with outputs first");
+    }
+    return {context.logits(), context.rows(), context.model()->vocabulary_size()};
+}
+
+std::vector<int64_t> to_rows(const Indices & rows, const evaluate::Logits & logits) {
+    std::vector<int64_t> result(rows.data(), rows.data() + rows.size());
+    for (const int64_t row : result) {
+        if (row < 0 || row >= logits.rows) {
+            throw py::value_error("there is no row " + std::to_string(row) + " of logits");
+        }
+    }
+    return result;
+}
+
+std::vector<evaluate::Target> to_targets(const Indices & rows, const Tokens & tokens,
+                                         const evaluate::Logits & logits) {
+    if (rows.size() != tokens.size()) {
+        throw py::value_error("there must be one token for each row");
+    }
+    std::vector<evaluate::Target> targets;
+    for (const int64_t row : to_rows(rows, logits)) {
+        const int32_t token = tokens.at(static_cast<py::ssize_t>(targets.size()));
+        if (token < 0 || token >= logits.vocabulary) {
+            throw py::value_error("token " + std::to_string(token) + " is not in the vocabulary");
+        }
+        targets.push_back({row, token});
+    }
+    return targets;
+}
+
+// One number per target, computed without the GIL.
+template <typename T, typename Function>
+py::array_t<T> scored(const Context & context, const Indices & rows, const Tokens & tokens,
+                      int threads, Function function) {
+    const evaluate::Logits logits = logits_of(context);
+    const auto targets = to_targets(rows, tokens, logits);
+    py::array_t<T> result(static_cast<py::ssize_t>(targets.size()));
+    T * data = result.mutable_data();
+    py::gil_scoped_release release;
+    function(logits, targets, to_threads(threads), data);
+    return result;
+}
+
+py::tuple encode(const Context & context, const Indices & rows, const Tokens & tokens,
+                 int threads) {
+    const evaluate::Logits logits = logits_of(context);
+    const auto targets = to_targets(rows, tokens, logits);
+    const auto size = static_cast<py::ssize_t>(targets.size());
+    Codes codes({size, static_cast<py::ssize_t>(evaluate::code_size(logits.vocabulary))});
+    py::array_t<double> scores(size);
+    uint16_t * code_data = codes.mutable_data();
+    double * score_data = scores.mutable_data();
+    {
+        py::gil_scoped_release release;
+        evaluate::encode(logits, targets, to_threads(threads), code_data, score_data);
+    }
+    return py::make_tuple(codes, scores);
+}
+
+py::dict to_columns(const std::vector<evaluate::Divergence> & values) {
+    const auto size = static_cast<py::ssize_t>(values.size());
+    py::array_t<double> kl(size);
+    py::array_t<float> nll(size), base_nll(size), difference(size);
+    py::array_t<bool> same_top(size);
+    for (py::ssize_t i = 0; i < size; ++i) {
+        const evaluate::Divergence & value = values[static_cast<size_t>(i)];
+        kl.mutable_at(i) = value.kl;
+        nll.mutable_at(i) = value.negative_log_likelihood;
+        base_nll.mutable_at(i) = value.base_negative_log_likelihood;
+        difference.mutable_at(i) = value.probability_difference;
+        same_top.mutable_at(i) = value.same_top != 0;
+    }
+    py::dict result;
+    result["kl"] = kl;
+    result["negative_log_likelihood"] = nll;
+    result["base_negative_log_likelihood"] = base_nll;
+    result["probability_difference"] = difference;
+    result["same_top"] = same_top;
+    return result;
+}
+
+py::dict diverge_from_codes(const Context & context, const Indices & rows, const Tokens & tokens,
+                            const Codes & codes, int threads) {
+    const evaluate::Logits logits = logits_of(context);
+    const auto targets = to_targets(rows, tokens, logits);
+    if (codes.ndim() != 2 || codes.shape(0) != rows.size() ||
+        codes.shape(1) != evaluate::code_size(logits.vocabulary)) {
+        throw py::value_error("there must be one row of codes for each row of logits");
+    }
+    std::vector<evaluate::Divergence> values(targets.size());
+    {
+        py::gil_scoped_release release;
+        evaluate::diverge(logits, targets, codes.data(), to_threads(threads), values.data());
+    }
+    return to_columns(values);
+}
+
+py::dict diverge(const Context & context, const Indices & rows, const Tokens & tokens,
+                 const Context & base, const Indices & base_rows, int threads) {
+    const evaluate::Logits logits = logits_of(context);
+    const evaluate::Logits base_logits = logits_of(base);
+    const auto targets = to_targets(rows, tokens, logits);
+    const auto others = to_rows(base_rows, base_logits);
+    if (targets.size() != others.size() || logits.vocabulary != base_logits.vocabulary) {
+        throw py::value_error("both models must have equally many rows and tokens");
+    }
+    std::vector<evaluate::Divergence> values(targets.size());
+    {
+        py::gil_scoped_release release;
+        evaluate::diverge(logits, targets, base_logits, others, to_threads(threads), values.data());
+    }
+    return to_columns(values);
+}
+
+py::array_t<int32_t> most_likely(const Context & context, const Indices & rows, int threads) {
+    const evaluate::Logits logits = logits_of(context);
+    const auto wanted = to_rows(rows, logits);
+    py::array_t<int32_t> result(rows.size());
+    int32_t * data = result.mutable_data();
+    py::gil_scoped_release release;
+    evaluate::most_likely(logits, wanted, to_threads(threads), data);
+    return result;
+}
+
+py::array_t<float> copy_logits(const Context & context) {
+    const evaluate::Logits logits = logits_of(context);
+    return py::array_t<float>({logits.rows, logits.vocabulary}, logits.data);
+}
+
+void register_model(py::module_ & module) {
+    py::class_<Model, std::shared_ptr<Model>>(module, "Model",
+                                              "A model that libllama loaded, mapped, on the CPU.")
+        .def(py::init([](const std::string & path, bool mtp, bool vocabulary_only) {
+                 py::gil_scoped_release release;
+                 llama::ModelOptions options;
+                 options.mtp = mtp;
+                 options.vocabulary_only = vocabulary_only;
+                 return std::make_shared<Model>(path, options);
+             }),
+             py::arg("path"), py::kw_only(), py::arg("mtp") = false,
+             py::arg("vocabulary_only") = false, "Raises ModelError.")
+        .def_property_readonly("vocabulary_size", &Model::vocabulary_size)
+        .def_property_readonly(
+            "adds_bos", [](const Model & m) { return llama_vocab_get_add_bos(m.vocabulary()); },
+            "Whether texts begin with the beginning-of-sequence token.")
+        .def_property_readonly("bos",
+                               [](const Model & m) { return llama_vocab_bos(m.vocabulary()); })
+        .def_property_readonly(
+            "context_length", [](const Model & m) { return llama_model_n_ctx_train(m.get()); },
+            "The context that the model was trained with.")
+        .def_property_readonly(
+            "layers", [](const Model & m) { return llama_model_n_layer(m.get()); },
+            "Layers of the trunk.")
+        .def_property_readonly("mtp_layers",
+                               [](const Model & m) { return llama_model_n_layer_nextn(m.get()); })
+        .def(
+            "tokenize",
+            [](const Model & model, const py::bytes & text, bool add_special, bool parse_special) {
+                const std::string bytes = text;
+                std::vector<llama_token> tokens;
+                {
+                    py::gil_scoped_release release;
+                    tokens = model.tokenize(bytes, add_special, parse_special);
+                }
+                return py::array_t<int32_t>(static_cast<py::ssize_t>(tokens.size()), tokens.data());
+            },
+            py::arg("text"), py::kw_only(), py::arg("add_special") = true,
+            py::arg("parse_special") = false,
+            "int32 tokens of UTF-8 text. add_special: with the token that begins a text, where the "
+            "model wants "
+            "one; parse_special: names of special tokens in the text become those tokens.")
+        .def(
+            "piece",
+            [](const Model & model, llama_token token) { return py::bytes(model.piece(token)); },
+            py::arg("token"), "The bytes that a token stands for.")
+        .def("render_chat", &Model::render_chat, py::arg("messages"),
+             "(role, content) messages as the model's own template writes them; None where "
+             "libllama does not know its template.")
+        .def("first_difference", &Model::first_difference, py::arg("other"),
+             "The first token that differs between the two vocabularies, or -1.");
+}
+
+void register_context(py::module_ & module) {
+    py::class_<Context, std::shared_ptr<Context>>(
+        module, "Context", "What libllama needs to run a model: caches, buffers, threads.")
+        .def(py::init(&make_context), py::arg("model"), py::kw_only(),
+             py::arg("context_length") = 512, py::arg("batch_size") = 2048,
+             py::arg("micro_batch_size") = 512, py::arg("sequences") = 1, py::arg("threads") = 0,
+             py::arg("cache_type_k") = "F16", py::arg("cache_type_v") = "F16",
+             py::arg("unified_cache") = false, py::arg("mtp") = false,
+             py::arg("collect") = std::shared_ptr<Accumulator>(), py::arg("collect_output") = false,
+             "context_length counts the tokens of all sequences. With `collect`, activations are "
+             "added there and logits are not computed. Raises ModelError.")
+        .def("clear", &Context::clear, "Forget all sequences.")
+        .def("keep_hidden_states", &Context::keep_hidden_states,
+             "Keep what decode_mtp of another context needs.")
+        .def(
+            "decode",
+            [](Context & context, const Tokens & tokens, const Tokens & positions,
+               const Tokens & sequences, const Flags & outputs,
+               const std::optional<Tokens> & shared) {
+                const Batch batch = to_batch(tokens, positions, sequences, outputs, shared);
+                py::gil_scoped_release release;
+                context.decode(batch);
+            },
+            py::arg("tokens"), py::arg("positions"), py::arg("sequences"), py::arg("outputs"),
+            py::arg("shared") = py::none(),
+            "Run a batch. Token i belongs to shared[i] sequences from sequences[i] on; outputs[i] "
+            "asks for its logits. Raises ModelError, NonFiniteError.")
+        .def(
+            "decode_mtp",
+            [](Context & context, const Tokens & tokens, const Tokens & positions,
+               const Tokens & sequences, const Flags & outputs, Context & trunk) {
+                const Batch batch = to_batch(tokens, positions, sequences, outputs, std::nullopt);
+                py::gil_scoped_release release;
+                return context.decode_mtp(batch, trunk);
+            },
+            py::arg("tokens"), py::arg("positions"), py::arg("sequences"), py::arg("outputs"),
+            py::arg("trunk"),
+            "Run the multi-token-prediction heads over the batch that the trunk has just run. "
+            "Returns how many matrix products were collected.")
+        .def("logits", &copy_logits,
+             "float32 (rows, vocabulary): a copy of the logits that the last batch asked for.")
+        .def(
+            "negative_log_likelihoods",
+            [](const Context & context, const Indices & rows, const Tokens & tokens, int threads) {
+                return scored<double>(context, rows, tokens, threads,
+                                      evaluate::negative_log_likelihoods);
+            },
+            py::arg("rows"), py::arg("tokens"), py::arg("threads") = 0,
+            "float64: -ln p(token) by each row of the last logits.")
+        .def(
+            "log_probabilities",
+            [](const Context & context, const Indices & rows, const Tokens & tokens, int threads) {
+                return scored<float>(context, rows, tokens, threads, evaluate::log_probabilities);
+            },
+            py::arg("rows"), py::arg("tokens"), py::arg("threads") = 0,
+            "float32: ln p(token), summed in float as llama-perplexity's tasks do.")
+        .def(
+            "probabilities",
+            [](const Context & context, const Indices & rows, const Tokens & tokens, int threads) {
+                return scored<float>(context, rows, tokens, threads, evaluate::probabilities);
+            },
+            py::arg("rows"), py::arg("tokens"), py::arg("threads") = 0, "float32: p(token).")
+        .def("most_likely", &most_likely, py::arg("rows"), py::arg("threads") = 0,
+             "int32: the most likely token of each row.")
+        .def("encode", &encode, py::arg("rows"), py::arg("tokens"), py::arg("threads") = 0,
+             "(uint16 rows of a llama-perplexity base file, float64 -ln p(token)).")
+        .def("diverge_from_codes", &diverge_from_codes, py::arg("rows"), py::arg("tokens"),
+             py::arg("codes"), py::arg("threads") = 0,
+             "The statistics of each position against rows of a base file.")
+        .def("diverge", &diverge, py::arg("rows"), py::arg("tokens"), py::arg("base"),
+             py::arg("base_rows"), py::arg("threads") = 0,
+             "The statistics of each position against the base model's last logits: a dict of "
+             "float64 kl, float32 negative_log_likelihood, base_negative_log_likelihood and "
+             "probability_difference, bool same_top.");
+    module.def(
+        "memory_need",
+        [](const std::string & path, uint32_t context_length, uint32_t batch_size,
+           uint32_t micro_batch_size, uint32_t sequences, const std::string & cache_type_k,
+           const std::string & cache_type_v, bool unified_cache, bool mtp) {
+            const ContextOptions options =
+                to_options(context_length, batch_size, micro_batch_size, sequences, 1, cache_type_k,
+                           cache_type_v, unified_cache, mtp);
+            llama::MemoryNeed need;
+            {
+                py::gil_scoped_release release;
+                need = Context::memory_need(path, options);
+            }
+            return std::map<std::string, uint64_t>{{"model", need.model},
+                                                   {"cache", need.cache},
+                                                   {"compute", need.compute},
+                                                   {"logits", need.logits}};
+        },
+        py::arg("path"), py::kw_only(), py::arg("context_length") = 512,
+        py::arg("batch_size") = 2048, py::arg("micro_batch_size") = 512, py::arg("sequences") = 1,
+        py::arg("cache_type_k") = "F16", py::arg("cache_type_v") = "F16",
+        py::arg("unified_cache") = false, py::arg("mtp") = false,
+        "Bytes that a context would take (model, cache, compute, logits), without making it. "
+        "Raises ModelError.");
+}
+
+}  // namespace
+
+void register_inference(py::module_ & module) {
+    register_model(module);
+    register_context(module);
+    module.def("base_file_row", &evaluate::code_size, py::arg("vocabulary"),
+               "uint16 values in a row of a llama-perplexity base file.");
+    module.def("draw_hellaswag", &evaluate::draw_hellaswag, py::arg("available"), py::arg("wanted"),
+               "The tasks that llama-perplexity draws, in its order.");
+    module.def("draw_tasks", &evaluate::draw_tasks, py::arg("available"), py::arg("wanted"),
+               "The same for Winogrande and multiple choice; 0 wants all.");
+}
+
+}  // namespace apex::bind

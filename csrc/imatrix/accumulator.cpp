@@ -1,0 +1,153 @@
+#include "accumulator.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "engine/parallel.h"
+
+namespace apex::imatrix {
+
+namespace {
+
+// Columns whose sums stay in registers while the rows go by.
+constexpr int64_t BLOCK = 32;
+// Less work than this is not worth waking other threads.
+constexpr int64_t SMALL = 1 << 15;
+
+bool add_squares(const std::vector<const float *> & rows, int64_t first, int64_t count,
+                 float * sums) {
+    float block[BLOCK] = {};
+    std::copy_n(sums + first, count, block);
+    if (count == BLOCK) {
+        for (const float * row : rows) {
+            for (int64_t i = 0; i < BLOCK; ++i) {
+                block[i] += row[first + i] * row[first + i];
+            }
+        }
+    } else {
+        for (const float * row : rows) {
+            for (int64_t i = 0; i < count; ++i) {
+                block[i] += row[first + i] * row[first + i];
+            }
+        }
+    }
+    std::copy_n(block, count, sums + first);
+    return std::all_of(block, block + count, [](float sum) { return std::isfinite(sum); });
+}
+
+[[noreturn]] void throw_sizes(const std::string & name, const char * what, int64_t before,
+                              int64_t now) {
+    throw std::invalid_argument(name + " has " + std::to_string(now) + " " + what + ", and had " +
+                                std::to_string(before) + " before");
+}
+
+}  // namespace
+
+Entry & Accumulator::entry(const std::string & name, const Rows & rows) {
+    const auto matrices = static_cast<int64_t>(rows.of_matrix.size());
+    if (rows.columns < 1 || matrices < 1) {
+        throw std::invalid_argument(name + " has no columns or no matrices");
+    }
+    Entry & result = entries_[name];
+    if (result.sums.empty()) {
+        result.columns = rows.columns;
+        result.sums.resize(static_cast<size_t>(rows.columns * matrices));
+    } else if (static_cast<int64_t>(result.sums.size()) != rows.columns * matrices) {
+        throw_sizes(name, "values", static_cast<int64_t>(result.sums.size()),
+                    rows.columns * matrices);
+    }
+    result.columns = rows.columns;  // an older file does not say how its values divide
+    return result;
+}
+
+void Accumulator::add_sums(const std::string & name, const Rows & rows, Entry & target) const {
+    struct Task {
+        int64_t matrix, first, count;
+    };
+    std::vector<Task> tasks;
+    int64_t work = 0;
+    for (size_t matrix = 0; matrix < rows.of_matrix.size(); ++matrix) {
+        if (rows.of_matrix[matrix].empty()) {
+            continue;
+        }
+        work += rows.columns * static_cast<int64_t>(rows.of_matrix[matrix].size());
+        for (int64_t first = 0; first < rows.columns; first += BLOCK) {
+            tasks.push_back(
+                {static_cast<int64_t>(matrix), first, std::min(BLOCK, rows.columns - first)});
+        }
+    }
+    // Neighbouring columns go to one thread, so that it reads whole lines of every row.
+    const auto size = static_cast<int64_t>(tasks.size());
+    const int64_t parts =
+        work < SMALL ? 1 : std::min<int64_t>(size, 4 * engine::available_threads());
+    engine::parallel_for(parts, work < SMALL ? 1 : threads_, [&](int64_t part) {
+        for (int64_t i = part * size / parts; i < (part + 1) * size / parts; ++i) {
+            const Task & task = tasks[static_cast<size_t>(i)];
+            const auto & source = rows.of_matrix[static_cast<size_t>(task.matrix)];
+            float * sums = target.sums.data() + task.matrix * rows.columns;
+            if (!add_squares(source, task.first, task.count, sums)) {
+                throw NonFinite("the activations of " + name + " are not finite");
+            }
+        }
+    });
+}
+
+void Accumulator::add_routed(const std::string & name, const Rows & rows) {
+    Entry & target = entry(name, rows);
+    const size_t matrices = rows.of_matrix.size();
+    if (target.counts.size() <= 1) {
+        target.counts.resize(matrices, target.counts.empty() ? 0 : target.counts[0]);
+    } else if (target.counts.size() != matrices) {
+        throw_sizes(name, "experts", static_cast<int64_t>(target.counts.size()),
+                    static_cast<int64_t>(matrices));
+    }
+    add_sums(name, rows, target);
+    for (size_t matrix = 0; matrix < matrices; ++matrix) {
+        target.counts[matrix] += static_cast<int64_t>(rows.of_matrix[matrix].size());
+    }
+}
+
+void Accumulator::add_dense(const std::string & name, const Rows & rows) {
+    Entry & target = entry(name, rows);
+    const auto & counts = target.counts;
+    const bool all_equal =
+        std::all_of(counts.begin(), counts.end(), [&](int64_t c) { return c == counts[0]; });
+    if (counts.empty() || all_equal) {
+        target.counts.resize(1);
+    }
+    add_sums(name, rows, target);
+    size_t total = 0;
+    for (const auto & matrix : rows.of_matrix) {
+        total += matrix.size();
+    }
+    for (int64_t & count : target.counts) {
+        count += static_cast<int64_t>(total / rows.of_matrix.size());
+    }
+}
+
+void Accumulator::merge(const std::string & name, const Entry & other) {
+    Entry & target = entries_[name];
+    if (target.sums.empty()) {
+        target = other;
+        return;
+    }
+    if (target.sums.size() != other.sums.size()) {
+        throw_sizes(name, "values", static_cast<int64_t>(target.sums.size()),
+                    static_cast<int64_t>(other.sums.size()));
+    }
+    if (target.counts.size() == 1 && other.counts.size() > 1) {
+        target.counts.resize(other.counts.size(), target.counts[0]);
+        target.columns = other.columns;
+    } else if (other.counts.size() != 1 && other.counts.size() != target.counts.size()) {
+        throw_sizes(name, "experts", static_cast<int64_t>(target.counts.size()),
+                    static_cast<int64_t>(other.counts.size()));
+    }
+    for (size_t i = 0; i < target.sums.size(); ++i) {
+        target.sums[i] += other.sums[i];
+    }
+    for (size_t i = 0; i < target.counts.size(); ++i) {
+        target.counts[i] += other.counts[other.counts.size() == 1 ? 0 : i];
+    }
+}
+
+}  // namespace apex::imatrix

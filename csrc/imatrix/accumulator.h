@@ -1,0 +1,59 @@
+// Importance matrices in the making: sums of squared activations per column, and counts.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace apex::imatrix {
+
+// An activation is infinite or not a number, or a sum has overflowed.
+class NonFinite : public std::runtime_error {
+  public:
+    using std::runtime_error::runtime_error;
+};
+
+// What is collected for one tensor.
+struct Entry {
+    int64_t columns = 0;
+    std::vector<float> sums;      // columns of every matrix (expert)
+    std::vector<int64_t> counts;  // rows of every matrix, or one number for all of them
+
+    int64_t matrices() const { return static_cast<int64_t>(sums.size()) / columns; }
+};
+
+// Rows of `columns` activations each, by the matrix that they were multiplied with.
+struct Rows {
+    int64_t columns;
+    std::vector<std::vector<const float *>> of_matrix;
+};
+
+class Accumulator {
+  public:
+    // threads: how many may add at a time; 0: all available.
+    explicit Accumulator(int threads) : threads_(threads) {}
+
+    // Adds rows to experts that are counted each by itself. The sum of a column is taken in float,
+    // in the order of the rows, as llama-imatrix takes it: the number of threads does not matter.
+    // Throws NonFinite, and std::invalid_argument where sizes differ from those of earlier rows.
+    void add_routed(const std::string & name, const Rows & rows);
+
+    // The same for a tensor whose matrices all see equally many rows: one count for all.
+    void add_dense(const std::string & name, const Rows & rows);
+
+    // Adds what was collected elsewhere. Throws std::invalid_argument where sizes differ.
+    void merge(const std::string & name, const Entry & entry);
+
+    const std::map<std::string, Entry> & entries() const { return entries_; }
+
+  private:
+    Entry & entry(const std::string & name, const Rows & rows);
+    void add_sums(const std::string & name, const Rows & rows, Entry & entry) const;
+
+    int threads_;
+    std::map<std::string, Entry> entries_;
+};
+
+}  // namespace apex::imatrix

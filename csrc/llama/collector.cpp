@@ -1,0 +1,159 @@
+#include "collector.h"
+
+#include <ggml-backend.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <stdexcept>
+
+namespace apex::llama {
+
+namespace {
+
+// llama-imatrix ignores products with fewer rows; they are no prompt.
+constexpr int64_t FEWEST_ROWS = 16;
+
+// A scheduler renames copies on devices: CUDA0#blk.0.attn_k.weight#0.
+std::string weight_name(const ggml_tensor * weights) {
+    std::string name = weights->name;
+    const size_t first = name.find('#');
+    if (first == std::string::npos) {
+        return name;
+    }
+    const size_t second = name.find('#', first + 1);
+    return name.substr(first + 1, second == std::string::npos ? second : second - first - 1);
+}
+
+// The layer of blk.N.…, or -1.
+int layer_of(const std::string & name) {
+    return name.compare(0, 4, "blk.") == 0 ? std::atoi(name.c_str() + 4) : -1;
+}
+
+bool is_output(const std::string & name) {
+    return name == "output.weight" || name == "token_embd.weight";
+}
+
+template <typename T>
+const T * element(const void * data, size_t offset) {
+    return reinterpret_cast<const T *>(static_cast<const char *>(data) + offset);
+}
+
+}  // namespace
+
+bool Collector::callback(ggml_tensor * tensor, bool ask, void * user_data) {
+    auto * collector = static_cast<Collector *>(user_data);
+    if (ask) {
+        return collector->wants(tensor);
+    }
+    if (collector->error_ != nullptr || tensor->name == collector->last_before_output_) {
+        return false;
+    }
+    try {
+        collector->collect(tensor);
+    } catch (...) {  // must not pass through the scheduler, whose state would be lost
+        collector->error_ = std::current_exception();
+        return false;
+    }
+    return true;
+}
+
+void Collector::rethrow() {
+    if (error_ != nullptr) {
+        std::rethrow_exception(std::exchange(error_, nullptr));
+    }
+}
+
+// Called for all nodes in order. Of the first graph this learns which node comes before the product
+// with the output matrix, to stop there in all later ones.
+bool Collector::wants(const ggml_tensor * tensor) {
+    if (tensor->op != GGML_OP_MUL_MAT && tensor->op != GGML_OP_MUL_MAT_ID) {
+        previous_ = tensor->name;
+        return !last_before_output_.empty() && previous_ == last_before_output_;
+    }
+    const std::string name = weight_name(tensor->src[0]);
+    if (options_.stop_early && !options_.output && last_before_output_.empty() && is_output(name)) {
+        last_before_output_ = previous_;
+    }
+    previous_ = tensor->name;
+    const int layer = layer_of(name);
+    if (layer >= 0 && layer < options_.first_layer) {
+        return false;
+    }
+    if (tensor->op == GGML_OP_MUL_MAT_ID) {
+        return layer >= 0 || options_.first_layer == 0;
+    }
+    const ggml_tensor * input = tensor->src[1];
+    return input->ne[1] >= FEWEST_ROWS && input->type == GGML_TYPE_F32 &&
+           (layer >= 0 || (options_.output && name == "output.weight"));
+}
+
+void Collector::collect(const ggml_tensor * tensor) {
+    const ggml_tensor * input = tensor->src[1];
+    const auto * data = static_cast<const char *>(input->data);
+    if (input->type != GGML_TYPE_F32 || input->nb[0] != sizeof(float)) {
+        throw std::runtime_error(std::string(tensor->src[0]->name) +
+                                 " has inputs that are no rows");
+    }
+    if (!ggml_backend_buffer_is_host(input->buffer)) {
+        activations_.resize(ggml_nbytes(input));
+        ggml_backend_tensor_get(input, activations_.data(), 0, activations_.size());
+        data = activations_.data();
+    }
+    if (tensor->op == GGML_OP_MUL_MAT_ID) {
+        collect_routed(tensor, data);
+    } else {
+        collect_dense(tensor, data);
+    }
+    ++collected_;
+}
+
+// input: (columns, experts used or 1, tokens); ids: (experts used, tokens).
+void Collector::collect_routed(const ggml_tensor * tensor, const char * data) {
+    const ggml_tensor * weights = tensor->src[0];
+    const ggml_tensor * input = tensor->src[1];
+    const ggml_tensor * ids = tensor->src[2];
+    ids_.resize(ggml_nbytes(ids));
+    ggml_backend_tensor_get(ids, ids_.data(), 0, ids_.size());
+    imatrix::Rows rows{input->ne[0], {}};
+    rows.of_matrix.resize(static_cast<size_t>(weights->ne[2]));
+    if (ids->ne[1] != input->ne[2] || input->ne[3] != 1) {
+        throw std::runtime_error(weight_name(weights) + " has inputs of an unknown form");
+    }
+    for (int64_t used = 0; used < ids->ne[0]; ++used) {
+        for (int64_t token = 0; token < ids->ne[1]; ++token) {
+            const auto offset =
+                static_cast<size_t>(token) * ids->nb[1] + static_cast<size_t>(used) * ids->nb[0];
+            const int32_t expert = *element<int32_t>(ids_.data(), offset);
+            if (expert < 0 || expert >= weights->ne[2]) {
+                throw std::runtime_error(weight_name(weights) + " has no expert " +
+                                         std::to_string(expert));
+            }
+            const auto row = static_cast<size_t>(used % input->ne[1]);
+            rows.of_matrix[static_cast<size_t>(expert)].push_back(element<float>(
+                data, row * input->nb[1] + static_cast<size_t>(token) * input->nb[2]));
+        }
+    }
+    target_->add_routed(weight_name(weights), rows);
+}
+
+// More activations than matrices are taken as more rows.
+void Collector::collect_dense(const ggml_tensor * tensor, const char * data) {
+    const ggml_tensor * weights = tensor->src[0];
+    const ggml_tensor * input = tensor->src[1];
+    imatrix::Rows rows{input->ne[0], {}};
+    rows.of_matrix.resize(static_cast<size_t>(weights->ne[2] * weights->ne[3]));
+    for (int64_t k = 0; k < input->ne[3]; ++k) {
+        for (int64_t j = 0; j < input->ne[2]; ++j) {
+            const int64_t matrix = (k % weights->ne[3]) * weights->ne[2] + j % weights->ne[2];
+            auto & list = rows.of_matrix[static_cast<size_t>(matrix)];
+            for (int64_t i = 0; i < input->ne[1]; ++i) {
+                list.push_back(element<float>(data, static_cast<size_t>(i) * input->nb[1] +
+                                                        static_cast<size_t>(j) * input->nb[2] +
+                                                        static_cast<size_t>(k) * input->nb[3]));
+            }
+        }
+    }
+    target_->add_dense(weight_name(weights), rows);
+}
+
+}  // namespace apex::llama

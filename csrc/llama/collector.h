@@ -1,0 +1,51 @@
+// Watches libllama's graph and collects the activations that go into each matrix.
+#pragma once
+
+#include <ggml.h>
+
+#include <cstdint>
+#include <exception>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "imatrix/accumulator.h"
+
+namespace apex::llama {
+
+struct CollectorOptions {
+    bool output = false;     // the output matrix too, as llama-imatrix --process-output
+    int first_layer = 0;     // layers below are left out: those of the trunk, for an MTP head
+    bool stop_early = true;  // do not compute logits that nobody reads
+};
+
+class Collector {
+  public:
+    Collector(std::shared_ptr<imatrix::Accumulator> target, const CollectorOptions & options)
+        : target_(std::move(target)), options_(options) {}
+
+    // A ggml_backend_sched_eval_callback, with the collector as its user data.
+    static bool callback(ggml_tensor * tensor, bool ask, void * collector);
+
+    // Throws what went wrong inside of a callback since the last call.
+    void rethrow();
+
+    // How many matrix products were collected since the last call.
+    int64_t take_collected() { return std::exchange(collected_, 0); }
+
+  private:
+    bool wants(const ggml_tensor * tensor);
+    void collect(const ggml_tensor * tensor);
+    void collect_routed(const ggml_tensor * tensor, const char * data);
+    void collect_dense(const ggml_tensor * tensor, const char * data);
+
+    std::shared_ptr<imatrix::Accumulator> target_;
+    CollectorOptions options_;
+    std::exception_ptr error_;
+    int64_t collected_ = 0;
+    std::string previous_, last_before_output_;
+    std::vector<char> activations_, ids_;  // copies of what lies on a device
+};
+
+}  // namespace apex::llama
