@@ -8,6 +8,7 @@ from pkgutil import extend_path
 __path__ = extend_path(__path__, __name__)
 
 from apex._core import __version__
+from apex.calibration import Imatrix, calibrate
 from apex.cpu import CpuInfo, cpu_info
 from apex.errors import (
     ApexError,
@@ -16,11 +17,14 @@ from apex.errors import (
     ModelFileError,
     OutputError,
     PlanError,
+    RunError,
     UsageError,
 )
+from apex.evaluation import EvalOptions, Evaluator
 from apex.gguf import ModelFile, open_model
 from apex.planning import Plan, plan
 from apex.policy import Recipe, load_recipe, tiers
+from apex.reporting import report
 from apex.streaming import Progress, QuantizeResult, quantize
 from apex.verification import VerifyReport, verify
 
@@ -28,6 +32,9 @@ __all__ = [
     "ApexError",
     "CpuInfo",
     "DataError",
+    "EvalOptions",
+    "Evaluator",
+    "Imatrix",
     "ImatrixError",
     "ModelFile",
     "ModelFileError",
@@ -37,14 +44,17 @@ __all__ = [
     "Progress",
     "QuantizeResult",
     "Recipe",
+    "RunError",
     "UsageError",
     "VerifyReport",
     "__version__",
+    "calibrate",
     "cpu_info",
     "load_recipe",
     "open_model",
     "plan",
     "quantize",
+    "report",
     "tiers",
     "verify",
 ]

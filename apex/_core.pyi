@@ -256,11 +256,13 @@ class Accumulator:
         """
         Add float32 (rows, columns) activations; with experts, each row to one of them. Raises ValueError where sizes differ from before, NonFiniteError.
         """
-    def counts(self) -> dict:
+    def counts(self) -> dict[str, numpy.typing.NDArray[numpy.int64]]:
         """
         By tensor name: int64 counts of rows; a copy.
         """
-    def entries(self) -> dict:
+    def entries(
+        self,
+    ) -> dict[str, tuple[numpy.typing.NDArray[numpy.float32], numpy.typing.NDArray[numpy.int64]]]:
         """
         By tensor name: float32 (matrices, columns) sums, int64 counts of rows; copies.
         """
@@ -339,7 +341,7 @@ class Context:
         cache_type_v: str = "F16",
         unified_cache: bool = False,
         mtp: bool = False,
-        collect: Accumulator = None,
+        collect: Accumulator | None = None,
         collect_output: bool = False,
     ) -> None:
         """
@@ -378,7 +380,7 @@ class Context:
         base: Context,
         base_rows: typing.Annotated[numpy.typing.ArrayLike, numpy.int64],
         threads: int = 0,
-    ) -> dict:
+    ) -> dict[str, numpy.ndarray[typing.Any, numpy.dtype[typing.Any]]]:
         """
         The statistics of each position against the base model's last logits: a dict of float64 kl, float32 negative_log_likelihood, base_negative_log_likelihood and probability_difference, bool same_top.
         """
@@ -388,7 +390,7 @@ class Context:
         tokens: typing.Annotated[numpy.typing.ArrayLike, numpy.int32],
         codes: typing.Annotated[numpy.typing.ArrayLike, numpy.uint16],
         threads: int = 0,
-    ) -> dict:
+    ) -> dict[str, numpy.ndarray[typing.Any, numpy.dtype[typing.Any]]]:
         """
         The statistics of each position against rows of a base file.
         """
@@ -397,7 +399,7 @@ class Context:
         rows: typing.Annotated[numpy.typing.ArrayLike, numpy.int64],
         tokens: typing.Annotated[numpy.typing.ArrayLike, numpy.int32],
         threads: int = 0,
-    ) -> tuple:
+    ) -> tuple[numpy.typing.NDArray[numpy.uint16], numpy.typing.NDArray[numpy.float64]]:
         """
         (uint16 rows of a llama-perplexity base file, float64 -ln p(token)).
         """

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -82,6 +82,19 @@ class RunOptions:
         return asdict(self) | {"threads": self.threads or cpu_info().threads}
 
 
+class _Sizes(TypedDict):
+    """What decides a context's memory."""
+
+    context_length: int
+    batch_size: int
+    micro_batch_size: int
+    sequences: int
+    cache_type_k: str
+    cache_type_v: str
+    unified_cache: bool
+    mtp: bool
+
+
 @contextmanager
 def running(path: Path) -> Iterator[None]:
     """Turn what goes wrong inside libllama into RunError or DataError about the file."""
@@ -124,7 +137,7 @@ def make_context(
     """A context for so many chunks side by side. Raises RunError where the memory is too small."""
     sequences = sequences or options.sequences
     length = sequences * options.context_length
-    sizes = {
+    sizes: _Sizes = {
         "context_length": length,
         "batch_size": min(options.batch_size, length),
         "micro_batch_size": min(options.micro_batch_size, length),
@@ -180,7 +193,7 @@ def available_memory() -> int | None:
 
 
 def peak_memory() -> int:
-    """The most bytes that this process has had in memory, pages of mapped models included; 0: unknown."""
+    """The most bytes that this process has had in memory, mapped pages included; 0: unknown."""
     if resource is None:
         return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

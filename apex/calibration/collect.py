@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from apex import _core
+from apex.calibration import documents
 from apex.calibration.coverage import Coverage, coverage_of
-from apex.calibration.documents import Text, built_in
+from apex.calibration.documents import Text
 from apex.calibration.matrix import Imatrix
 from apex.errors import ImatrixError, OutputError, UsageError
 from apex.gguf import ImportanceMatrix, ModelFile, load_imatrix
@@ -57,7 +58,7 @@ class CollectOptions:
         save_every: chunks between checkpoints.
     """
 
-    run: RunOptions = RunOptions()
+    run: RunOptions = field(default_factory=RunOptions)
     chunks: int | None = None
     skip_chunks: int = 0
     output_matrix: bool = False
@@ -122,6 +123,7 @@ def calibrate(
     output: str | os.PathLike[str],
     texts: Sequence[Text] = (),
     *,
+    built_in: bool = False,
     options: CollectOptions | None = None,
     continue_from: Sequence[str | os.PathLike[str]] = (),
     legacy: bool = False,
@@ -130,7 +132,7 @@ def calibrate(
 ) -> CalibrationResult:
     """Run a model over texts and write its importance matrix.
 
-    texts: without any, the built-in diverse set.
+    texts: without any, the built-in diverse set; built_in: that set beside them.
     continue_from: importance matrices to add to.
     legacy: write a .dat instead of a GGUF file.
     A run that was stopped goes on where its last checkpoint, beside the output, left it; the file
@@ -141,7 +143,13 @@ def calibrate(
     if path.exists() and not overwrite:
         raise OutputError(f"{path} exists.", "use --overwrite to replace it, or another name")
     return _Run(
-        Path(model), path, texts, options or CollectOptions(), continue_from, legacy
+        Path(model),
+        path,
+        texts,
+        options or CollectOptions(),
+        continue_from,
+        built_in=built_in,
+        legacy=legacy,
     ).execute(progress)
 
 
@@ -153,6 +161,8 @@ class _Run:
         texts: Sequence[Text],
         options: CollectOptions,
         continue_from: Sequence[str | os.PathLike[str]],
+        *,
+        built_in: bool,
         legacy: bool,
     ) -> None:
         self.output = output
@@ -163,7 +173,8 @@ class _Run:
         before = [load_imatrix(path) for path in continue_from]
         self.file, self.model = load_model(model, mtp=options.mtp)
         self.has_mtp = options.mtp and self.model.mtp_layers > 0
-        self.texts = tuple(texts) or built_in(self.model)
+        own = documents.built_in(self.model) if built_in or not texts else ()
+        self.texts = (*texts, *own)
         length = options.run.context_length
         tokens = [self._tokenize(text) for text in self.texts]
         self.chunks, self.origins = mixed(
@@ -231,13 +242,12 @@ class _Run:
         self.notes.append(f"went on after {done} chunks of {self.checkpoint.name}")
         return done
 
-    def execute(
-        self, progress: Callable[[CalibrationProgress], None] | None
-    ) -> CalibrationResult:
+    def execute(self, progress: Callable[[CalibrationProgress], None] | None) -> CalibrationResult:
         begin = time.monotonic()
         saved = self.done
         coverage = self._coverage()
-        for self.done in self._groups():
+        for done in self._groups():
+            self.done = done
             coverage = self._coverage()
             if progress is not None:
                 tokens = (self.done - self.resumed) * self.options.run.context_length
@@ -272,9 +282,7 @@ class _Run:
                 if batch.positions[-1] == options.context_length - 1:
                     yield self.resumed + batch.chunks.stop
 
-    def _run_batch(
-        self, batch: Batch, trunk: _core.Context, head: _core.Context | None
-    ) -> None:
+    def _run_batch(self, batch: Batch, trunk: _core.Context, head: _core.Context | None) -> None:
         if batch.begins:
             trunk.clear()
         where = (batch.tokens, batch.positions, batch.sequences)

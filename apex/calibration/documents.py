@@ -67,7 +67,8 @@ def read_texts(
 ) -> tuple[Text, ...]:
     """Texts from ``FILE`` or ``FILE=WEIGHT``. Raises UsageError."""
     texts = []
-    for given in map(os.fspath, files):
+    for file in files:
+        given = os.fspath(file)
         path, equals, number = given.rpartition("=")
         weight = 1.0
         if equals and not os.path.exists(given):  # noqa: PTH110 - a name may hold anything

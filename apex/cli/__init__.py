@@ -14,7 +14,16 @@ from typing import Any
 
 import typer
 
-from apex.cli import inspecting, planning, quantizing, trying, verifying
+from apex.cli import (
+    calibrating,
+    evaluating,
+    inspecting,
+    planning,
+    quantizing,
+    reporting,
+    trying,
+    verifying,
+)
 from apex.cli.output import complain
 from apex.errors import ApexError
 
@@ -22,12 +31,23 @@ __all__ = ["main"]
 
 _EXIT_STATUS = (
     "Exit status: 0 done, 1 other error, 2 wrong usage, 3 model file, 4 importance matrix, 5 plan, "
-    "6 output, 7 damaged weights, 70 internal error, 130 interrupted, 143 terminated."
+    "6 output, 7 damaged weights, 8 model does not run, 70 internal error, 130 interrupted, "
+    "143 terminated."
 )
 
 
 def _examples(*lines: str) -> str:
     return "\n".join(("Examples:", *(f"  {line}" for line in lines)))
+
+
+class CollectByDefault(typer.core.TyperGroup):
+    """``apex imatrix MODEL`` is ``apex imatrix collect MODEL``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put the name of the default command where none is."""
+        if args and args[0] not in self.commands and args[0] not in ("--help", "-h"):
+            args = ["collect", *args]
+        return super().parse_args(ctx, args)
 
 
 app = typer.Typer(
@@ -61,6 +81,43 @@ app.command(epilog=_examples("apex inspect model.gguf --tensors", "apex inspect 
 app.command(epilog=_examples("apex verify out.gguf model.gguf --imatrix imatrix.gguf"))(
     verifying.verify
 )
+imatrix = typer.Typer(
+    name="imatrix",
+    cls=CollectByDefault,
+    help="Make an importance matrix (apex imatrix MODEL), merge some, or show one.",
+    epilog=_examples(
+        "apex imatrix model.gguf",
+        "apex imatrix model.gguf -f chat.txt=2 -f code.txt -o imatrix.gguf --until-coverage 0.99",
+        "apex imatrix merge a.gguf b.dat -o both.gguf",
+        "apex imatrix show imatrix.gguf",
+        "apex imatrix collect --help lists the options of the first form",
+    ),
+)
+imatrix.command(
+    epilog=_examples(
+        "apex imatrix model.gguf",
+        "apex imatrix model.gguf -f chat.txt=2 -f code.txt --built-in -o imatrix.gguf",
+        "apex imatrix model.gguf -f long.txt --until-coverage 0.99",
+    )
+)(calibrating.collect)
+imatrix.command(epilog=_examples("apex imatrix merge a.gguf b.dat -o both.gguf"))(calibrating.merge)
+imatrix.command(epilog=_examples("apex imatrix show imatrix.gguf --layers"))(calibrating.show)
+app.add_typer(imatrix)
+app.command(epilog=_examples("apex calibration", "apex calibration --export texts"))(
+    calibrating.calibration
+)
+app.command(
+    name="eval",
+    epilog=_examples(
+        "apex eval q4.gguf q6.gguf -r f16.gguf -f wiki.test.raw -o results.json",
+        "apex eval q4.gguf --hellaswag hellaswag_val_full.txt --tasks 400",
+        "apex eval q4.gguf --speed --cache-type-k q8_0 --cache-type-v q8_0",
+        "apex eval -r f16.gguf -f wiki.test.raw --write-base f16.kld, then --base f16.kld",
+    ),
+)(evaluating.evaluate)
+app.command(
+    epilog=_examples("apex report results.json -o report", "apex report a.json b.json -o report")
+)(reporting.report)
 app.command(epilog=_examples("apex demo", "apex demo somewhere --tier compact"))(trying.demo)
 
 

@@ -69,7 +69,11 @@ FileType = Annotated[
 ]
 Imatrix = Annotated[
     Optional[Path],
-    typer.Option(metavar="FILE", help="Importance matrix, GGUF or .dat.", rich_help_panel=_TIER),
+    typer.Option(
+        metavar="FILE|auto",
+        help="Importance matrix, GGUF or .dat. With auto, quantize makes one beside the model.",
+        rich_help_panel=_TIER,
+    ),
 ]
 EdgeLayers = Annotated[
     Optional[int],
@@ -173,6 +177,11 @@ Json = Annotated[bool, typer.Option("--json", help="Data for machines on stdout.
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")]
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", re.IGNORECASE | re.ASCII)
+
+
+def is_automatic(imatrix: Path | None) -> bool:
+    """Whether the importance matrix beside the model is meant; a file of that name is ./auto."""
+    return imatrix is not None and str(imatrix) == "auto"
 
 
 def parse_size(text: str, option: str, unit: int = 1024) -> int:

@@ -16,6 +16,7 @@ from rich.text import Text
 __all__ = [
     "Rows",
     "complain",
+    "finite",
     "mib",
     "mib_and_gib",
     "note",
@@ -94,16 +95,17 @@ def _labelled(label: str, style: str, text: str) -> None:
 
 def print_json(data: Any) -> None:
     """Data for machines, on stdout. Numbers that JSON does not know become null."""
-    sys.stdout.write(json.dumps(_finite(data), indent=2, allow_nan=False) + "\n")
+    sys.stdout.write(json.dumps(finite(data), indent=2, allow_nan=False) + "\n")
 
 
-def _finite(data: Any) -> Any:
+def finite(data: Any) -> Any:
+    """The same data with None for numbers that are infinite or none."""
     if isinstance(data, float):
         return data if math.isfinite(data) else None
     if isinstance(data, Mapping):
-        return {key: _finite(value) for key, value in data.items()}
+        return {key: finite(value) for key, value in data.items()}
     if isinstance(data, (list, tuple)):
-        return [_finite(value) for value in data]
+        return [finite(value) for value in data]
     return data
 
 

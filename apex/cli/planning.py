@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from apex.cli import options, output
+from apex.cli.calibrating import planned_matrix
 from apex.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ def plan(
     import apex
 
     chosen = options.plan_options(context)
+    if options.is_automatic(imatrix):
+        chosen["imatrix"] = planned_matrix(model)
     if all_tiers:
         if tier or file_type or export or tensors:
             raise UsageError(

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from apex.cli import options, output
+from apex.cli.calibrating import planned_matrix, print_calibration, showing_calibration
 from apex.cli.planning import print_plan, print_roles
 from apex.cli.progress import showing_progress
 
 if TYPE_CHECKING:
     from apex import QuantizeResult
+    from apex.planning import PlanOptions
 
 __all__ = ["print_result", "quantize"]
 
@@ -50,7 +52,14 @@ def quantize(
     from apex.streaming import check_output, output_paths
 
     memory = options.parse_size(max_memory, "--max-memory")
-    todo = apex.plan(model, **options.plan_options(context))
+    wanted = options.plan_options(context)
+    if options.is_automatic(imatrix):
+        wanted["imatrix"] = (
+            planned_matrix(model)
+            if dry_run
+            else _matrix_beside(model, wanted, out, overwrite, quiet)
+        )
+    todo = apex.plan(model, **wanted)
     if dry_run:
         todo.model.require_data()
         check_output(todo, output_paths(todo, out), overwrite=overwrite)
@@ -75,6 +84,37 @@ def quantize(
         output.print_json(_to_dict(result))
     elif not quiet:
         print_result(result)
+
+
+def _matrix_beside(
+    path: Path, wanted: PlanOptions, out: Path, overwrite: bool, quiet: bool
+) -> Path:
+    """The importance matrix beside the model, made now if it is not there.
+
+    Everything else is checked before, with an importance matrix that has all there could be.
+    """
+    import apex
+    from apex.calibration.automatic import calibrate_beside, expected_matrix, matrix_beside
+    from apex.streaming import check_output, output_paths
+
+    model = apex.open_model(path)
+    found = matrix_beside(model)
+    if found is not None:
+        output.say(f"using {found}, made of this model before")
+        return found
+    expected = expected_matrix(model)
+    expecting = wanted.copy()
+    expecting["imatrix"] = expected
+    todo = apex.plan(model, **expecting)
+    todo.model.require_data()
+    check_output(todo, output_paths(todo, out), overwrite=overwrite)
+    if not quiet:
+        output.say(f"making {expected.path} from the built-in texts")
+    with showing_calibration(quiet) as progress:
+        made, result = calibrate_beside(model, progress=progress)
+    if result is not None and not quiet:
+        print_calibration(result)
+    return made
 
 
 def print_result(result: QuantizeResult) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
 from apex.cli import options, output
 from apex.cli.progress import showing_progress
-from apex.errors import DataError
+from apex.errors import DataError, ImatrixError
 
 if TYPE_CHECKING:
     from apex import VerifyReport
@@ -17,11 +17,19 @@ if TYPE_CHECKING:
 
 __all__ = ["print_report", "verify"]
 
+# ruff: noqa: UP045
+
 
 def verify(
     quantized: Annotated[Path, typer.Argument(metavar="QUANTIZED", help="The file to check.")],
     source: Annotated[Path, typer.Argument(metavar="SOURCE", help="What it was made from.")],
-    imatrix: options.Imatrix = None,
+    imatrix: Annotated[
+        Optional[Path],
+        typer.Option(
+            metavar="FILE|auto",
+            help="Weight the errors by an importance matrix; auto: the one beside SOURCE.",
+        ),
+    ] = None,
     threads: options.Threads = 0,
     tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False,
     json: options.Json = False,
@@ -34,6 +42,14 @@ def verify(
     """
     import apex
 
+    if options.is_automatic(imatrix):
+        from apex.calibration.automatic import matrix_beside
+
+        imatrix = matrix_beside(apex.open_model(source))
+        if imatrix is None:
+            raise ImatrixError(
+                f"There is no importance matrix of {source} beside it.", "apex imatrix makes one"
+            )
     with showing_progress("comparing", quiet) as advance:
         report = apex.verify(
             quantized,

@@ -42,8 +42,12 @@ def compare(
 def _log_probabilities(path: str | os.PathLike[str], text: str) -> npt.NDArray[np.float64]:
     """float64 (tokens, vocabulary)."""
     try:
-        model = _core.LanguageModel(os.fspath(path))
-        logits = model.logits(model.tokenize(text)).astype(np.float64)
+        model = _core.Model(os.fspath(path))
+        tokens = model.tokenize(text.encode())
+        context = _core.Context(model, context_length=max(len(tokens), 1))
+        places = np.arange(len(tokens), dtype=np.int32)
+        context.decode(tokens, places, np.zeros_like(places), np.ones(len(tokens), bool))
+        logits = context.logits().astype(np.float64)
     except _core.ModelError as error:
         raise ModelFileError(f"{os.fspath(path)}: {error}.", "is the file complete?") from None
     logits -= logits.max(axis=1, keepdims=True)

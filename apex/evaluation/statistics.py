@@ -221,7 +221,9 @@ def _percentiles(values: npt.NDArray[np.float32]) -> dict[str, float]:
     size = len(ordered)
     half = np.float32(0.5)
     median = (
-        half * (ordered[size // 2] + ordered[size // 2 - 1]) if size % 2 == 0 else ordered[size // 2]
+        half * (ordered[size // 2] + ordered[size // 2 - 1])
+        if size % 2 == 0
+        else ordered[size // 2]
     )
     result = {"minimum": float(ordered[0])}
     for name, fraction in _FRACTIONS.items():

@@ -364,9 +364,7 @@ def _scores(
         else (np.empty(0, int), np.empty(0, int))
         for task, start in zip(group, starts, strict=True)
     ]
-    values, first_values = read.values(
-        [pair for pairs in wanted for pair in pairs], heads
-    )
+    values, first_values = read.values([pair for pairs in wanted for pair in pairs], heads)
     for task, pairs in zip(group, wanted, strict=True):
         own = [next(values) for _ in pairs]
         if kind == "winogrande":

@@ -152,7 +152,7 @@ def _load_gguf(name: str, data: mmap.mmap) -> ImportanceMatrix:
         _key(header, "imatrix.chunk_count", int, 0),
         is_legacy=False,
         chunk_size=_key(header, "imatrix.chunk_size", int, 0),
-        notes={key: header.get(key) for key in header.keys() if key.startswith("apex.")},
+        notes={key: header.get(key) for key in header.keys() if key.startswith("apex.")},  # noqa: SIM118
     )
 
 

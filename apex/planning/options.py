@@ -6,6 +6,8 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TypedDict, Union
 
+from apex.gguf import ImportanceMatrix
+
 __all__ = ["COPY", "MetadataValue", "PlanOptions"]
 
 # The file type that keeps every tensor as it is, as llama-quantize calls it.
@@ -20,7 +22,7 @@ class PlanOptions(TypedDict, total=False):
     Keys:
         tier: a tier's name, as in "i-quality", or the path of a recipe.
         file_type: a llama.cpp file type, as in "Q4_K_M", or "COPY", instead of a tier.
-        imatrix: the path of an importance matrix, in GGUF form or .dat.
+        imatrix: an importance matrix, or its path, in GGUF form or .dat.
         edge_layers, near_layers: other widths of the recipe's gradient, in layers.
         tensor_types: rules "regex=type", as llama-quantize reads them; the first match wins, and
             wins over the tier.
@@ -39,7 +41,7 @@ class PlanOptions(TypedDict, total=False):
 
     tier: str | os.PathLike[str] | None
     file_type: str | None
-    imatrix: str | os.PathLike[str] | None
+    imatrix: str | os.PathLike[str] | ImportanceMatrix | None
     edge_layers: int | None
     near_layers: int | None
     tensor_types: Sequence[str]

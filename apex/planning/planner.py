@@ -204,12 +204,12 @@ class _Planner:
         return TENSOR_TYPES[FILE_TYPES[self.file_type].default_type].is_quantized
 
     def _imatrix(self) -> ImportanceMatrix | None:
-        path = self.options.get("imatrix")
-        if path is None:
+        given = self.options.get("imatrix")
+        if given is None:
             if self.recipe and self._has_importance() and not self.options.get("sizes_only"):
                 raise ImatrixError(
                     f"The tier {self.recipe.name} needs an importance matrix.",
-                    "give one with --imatrix FILE"
+                    "give one with --imatrix FILE, or have it made with --imatrix auto"
                     + (f", or use {self.recipe.name[2:]}" if self.recipe.name[:2] == "i-" else ""),
                 )
             return None
@@ -218,7 +218,7 @@ class _Planner:
                 f"{self.recipe.name} is used with an importance matrix, which makes it what the "
                 f"tiers call i-{self.recipe.name}."
             )
-        return load_imatrix(path)
+        return given if isinstance(given, ImportanceMatrix) else load_imatrix(given)
 
     def _overrides(self) -> dict[str, bool | int | float | str]:
         return dict(self.options.get("overrides") or {})

@@ -1,5 +1,6 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
+#include <pybind11/typing.h>
 
 #include <memory>
 #include <optional>
@@ -57,8 +58,11 @@ void merge(Accumulator & accumulator, const std::string & name, const Floats & s
     accumulator.merge(name, entry);
 }
 
-py::dict counts(const Accumulator & accumulator) {
-    py::dict result;
+using Counts = py::array_t<int64_t>;
+using Sums = py::array_t<float>;
+
+py::typing::Dict<py::str, Counts> counts(const Accumulator & accumulator) {
+    py::typing::Dict<py::str, Counts> result;
     for (const auto & [name, entry] : accumulator.entries()) {
         result[py::str(name)] = py::array_t<int64_t>(static_cast<py::ssize_t>(entry.counts.size()),
                                                      entry.counts.data());
@@ -66,8 +70,9 @@ py::dict counts(const Accumulator & accumulator) {
     return result;
 }
 
-py::dict entries(const Accumulator & accumulator) {
-    py::dict result;
+py::typing::Dict<py::str, py::typing::Tuple<Sums, Counts>> entries(
+    const Accumulator & accumulator) {
+    py::typing::Dict<py::str, py::typing::Tuple<Sums, Counts>> result;
     for (const auto & [name, entry] : accumulator.entries()) {
         const py::array_t<float> sums({entry.matrices(), entry.columns}, entry.sums.data());
         const py::array_t<int64_t> counts(static_cast<py::ssize_t>(entry.counts.size()),

@@ -1,5 +1,6 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
+#include <pybind11/typing.h>
 
 #include <algorithm>
 #include <chrono>
@@ -68,23 +69,21 @@ ContextOptions to_options(uint32_t context_length, uint32_t batch_size, uint32_t
     return options;
 }
 
-std::shared_ptr<Context> make_context(std::shared_ptr<Model> model, uint32_t context_length,
-                                      uint32_t batch_size, uint32_t micro_batch_size,
-                                      uint32_t sequences, int threads,
-                                      const std::string & cache_type_k,
-                                      const std::string & cache_type_v, bool unified_cache,
-                                      bool mtp, const std::shared_ptr<Accumulator> & collect,
-                                      bool collect_output) {
+std::shared_ptr<Context> make_context(
+    std::shared_ptr<Model> model, uint32_t context_length, uint32_t batch_size,
+    uint32_t micro_batch_size, uint32_t sequences, int threads, const std::string & cache_type_k,
+    const std::string & cache_type_v, bool unified_cache, bool mtp,
+    const std::optional<std::shared_ptr<Accumulator>> & collect, bool collect_output) {
     const ContextOptions options =
         to_options(context_length, batch_size, micro_batch_size, sequences, threads, cache_type_k,
                    cache_type_v, unified_cache, mtp);
     std::unique_ptr<llama::Collector> collector;
-    if (collect != nullptr) {
+    if (collect) {
         llama::CollectorOptions what;
         what.output = collect_output;
         what.first_layer = mtp ? llama_model_n_layer(model->get()) : 0;
         what.stop_early = !mtp;
-        collector = std::make_unique<llama::Collector>(collect, what);
+        collector = std::make_unique<llama::Collector>(*collect, what);
     }
     py::gil_scoped_release release;
     return std::make_shared<Context>(std::move(model), options, std::move(collector));
@@ -151,8 +150,8 @@ py::array_t<T> scored(const Context & context, const Indices & rows, const Token
     return result;
 }
 
-py::tuple encode(const Context & context, const Indices & rows, const Tokens & tokens,
-                 int threads) {
+py::typing::Tuple<Codes, py::array_t<double>> encode(const Context & context, const Indices & rows,
+                                                     const Tokens & tokens, int threads) {
     const evaluate::Logits logits = logits_of(context);
     const auto targets = to_targets(rows, tokens, logits);
     const auto size = static_cast<py::ssize_t>(targets.size());
@@ -167,7 +166,9 @@ py::tuple encode(const Context & context, const Indices & rows, const Tokens & t
     return py::make_tuple(codes, scores);
 }
 
-py::dict to_columns(const std::vector<evaluate::Divergence> & values) {
+using Columns = py::typing::Dict<py::str, py::array>;
+
+Columns to_columns(const std::vector<evaluate::Divergence> & values) {
     const auto size = static_cast<py::ssize_t>(values.size());
     py::array_t<double> kl(size);
     py::array_t<float> nll(size), base_nll(size), difference(size);
@@ -180,7 +181,7 @@ py::dict to_columns(const std::vector<evaluate::Divergence> & values) {
         difference.mutable_at(i) = value.probability_difference;
         same_top.mutable_at(i) = value.same_top != 0;
     }
-    py::dict result;
+    Columns result;
     result["kl"] = kl;
     result["negative_log_likelihood"] = nll;
     result["base_negative_log_likelihood"] = base_nll;
@@ -189,8 +190,8 @@ py::dict to_columns(const std::vector<evaluate::Divergence> & values) {
     return result;
 }
 
-py::dict diverge_from_codes(const Context & context, const Indices & rows, const Tokens & tokens,
-                            const Codes & codes, int threads) {
+Columns diverge_from_codes(const Context & context, const Indices & rows, const Tokens & tokens,
+                           const Codes & codes, int threads) {
     const evaluate::Logits logits = logits_of(context);
     const auto targets = to_targets(rows, tokens, logits);
     if (codes.ndim() != 2 || codes.shape(0) != rows.size() ||
@@ -205,8 +206,8 @@ py::dict diverge_from_codes(const Context & context, const Indices & rows, const
     return to_columns(values);
 }
 
-py::dict diverge(const Context & context, const Indices & rows, const Tokens & tokens,
-                 const Context & base, const Indices & base_rows, int threads) {
+Columns diverge(const Context & context, const Indices & rows, const Tokens & tokens,
+                const Context & base, const Indices & base_rows, int threads) {
     const evaluate::Logits logits = logits_of(context);
     const evaluate::Logits base_logits = logits_of(base);
     const auto targets = to_targets(rows, tokens, logits);
@@ -298,7 +299,7 @@ void register_context(py::module_ & module) {
              py::arg("micro_batch_size") = 512, py::arg("sequences") = 1, py::arg("threads") = 0,
              py::arg("cache_type_k") = "F16", py::arg("cache_type_v") = "F16",
              py::arg("unified_cache") = false, py::arg("mtp") = false,
-             py::arg("collect") = std::shared_ptr<Accumulator>(), py::arg("collect_output") = false,
+             py::arg("collect") = py::none(), py::arg("collect_output") = false,
              "context_length counts the tokens of all sequences. With `collect`, activations are "
              "added there and logits are not computed. Raises ModelError.")
         .def("clear", &Context::clear, "Forget all sequences.")
