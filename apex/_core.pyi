@@ -548,6 +548,11 @@ def first_match(
     For each name the index of the first pattern found in it (std::regex_search), or -1. Raises ValueError for a malformed pattern.
     """
 
+def inference_features() -> str:
+    """
+    The instruction sets that libllama's CPU backend uses; low digits depend on them.
+    """
+
 def memory_need(
     path: str,
     *,

@@ -242,7 +242,7 @@ def _pair(value: Measured, digits: int, factor: float = 1.0) -> str:
 def _print_text(evaluator: Evaluator) -> None:
     has_kl = any(result.divergence for result in evaluator.results)
     kl = ("KL mean", "median", "99.9 %", "max", "same top %", "Δp RMS %") if has_kl else ()
-    numbers = ("GiB", "bpw", "PPL", *kl)
+    numbers = ("size", "bpw", "PPL", *kl)
     rows = output.table(f"Over {evaluator.chunks} chunks of the text", ("model", *numbers), numbers)
     for result in evaluator.results:
         cells = [_name(result), *_size(result)]
@@ -295,7 +295,7 @@ def _print_tasks(results: list[ModelResult]) -> None:
 def _print_speed(results: list[ModelResult]) -> None:
     measured = [result.speed for result in results if result.speed is not None]
     prompt, generated = measured[0].prompt_tokens, measured[0].generated_tokens
-    numbers = ("GiB", "bpw", f"pp{prompt}", f"tg{generated}")
+    numbers = ("size", "bpw", f"pp{prompt}", f"tg{generated}")
     rows = output.table("Speed, tokens per second", ("model", *numbers), numbers)
     for result in results:
         if result.speed is not None:
@@ -307,7 +307,8 @@ def _print_speed(results: list[ModelResult]) -> None:
 
 
 def _size(result: ModelResult) -> Iterator[str]:
-    yield f"{result.file_bytes / 2**30:.3f}"
+    size = result.file_bytes
+    yield f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
     yield f"{8 * result.file.bytes / max(result.file.weights, 1):.3f}"
 
 

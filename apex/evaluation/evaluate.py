@@ -338,6 +338,7 @@ class Evaluator:
                 "system": platform.system(),
                 "processor": _processor(),
                 "threads": cpu_info().threads,
+                "inference": _core.inference_features(),
             },
             "settings": {
                 **self._run_options.to_dict(),

@@ -261,8 +261,10 @@ class _Task:
         self.tokens = [model.tokenize(text) for text in choice.texts]
         shortest = min(map(len, self.tokens))
         same = np.all([part[:shortest] == self.tokens[0][:shortest] for part in self.tokens], 0)
-        # Every continuation keeps a token of its own, should one be the beginning of another.
-        self.prefix = int(np.argmin(same)) if not same.all() else shortest - 1
+        # Outside of Winogrande every continuation needs a token of its own, even one that is the
+        # beginning of another.
+        longest = shortest if choice.contexts else shortest - 1
+        self.prefix = longest if same.all() else int(np.argmin(same))
         self.bases = [len(model.tokenize(text)) for text in choice.contexts]
         self.needed = self.prefix + sum(len(part) - self.prefix for part in self.tokens)
 

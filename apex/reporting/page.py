@@ -13,12 +13,12 @@ from apex.reporting.results import Record, Results
 __all__ = ["render_page"]
 
 _STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff;
-       max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
+body { font: 15px/1.5 system-ui, sans-serif; color: #222; background: #fff;
+       max-width: 80rem; margin: 2rem auto; padding: 0 1rem; }
 h1, h2 { line-height: 1.2; } h2 { margin-top: 2.5rem; border-bottom: 1px solid #ccc; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: 1rem 0; }
-th, td { padding: .3rem .8rem; border-bottom: 1px solid #ddd; text-align: right;
+th, td { padding: .3rem .6rem; border-bottom: 1px solid #ddd; text-align: right;
          white-space: nowrap; }
 th { background: #f4f4f4; } th:first-child, td:first-child { text-align: left; }
 tr.reference td { color: #555; font-style: italic; }
@@ -107,7 +107,10 @@ def _pair(value: dict[str, Any] | None, digits: int, factor: float = 1.0) -> str
 
 
 def _size(record: Record) -> tuple[str, str]:
-    return f"{record.bytes / 2**30:.3f}", f"{record.bits_per_weight:.3f}"
+    size = f"{record.bytes / 2**30:.2f} GiB"
+    if record.bytes < 2**30:
+        size = f"{record.bytes / 2**20:.1f} MiB"
+    return size, f"{record.bits_per_weight:.3f}"
 
 
 def _quality(records: Sequence[Record]) -> str:
@@ -127,7 +130,7 @@ def _quality(records: Sequence[Record]) -> str:
                 _pair(record.divergence["dp_rms"], 3, 100),
             ]
         rows.append((record, [*cells, *([""] * (9 - len(cells)))]))
-    head = ("model", "GiB", "bpw", "PPL", "KL mean", "KL median", "KL 99.9 %", "KL max")
+    head = ("model", "size", "bpw", "PPL", "KL mean", "KL median", "KL 99.9 %", "KL max")
     return _table((*head, "same top, %", "Δp RMS, %"), rows)
 
 
@@ -167,7 +170,7 @@ def _speed(records: Sequence[Record]) -> str:
         )
     )
     return _table(
-        ("model", "GiB", "bpw", *(f"{kind}, tokens/s" for kind in kinds)),
+        ("model", "size", "bpw", *(f"{kind}, tokens/s" for kind in kinds)),
         [
             (r, [*_size(r), *(_pair((r.speed or {}).get(kind), 2) for kind in kinds)])
             for r in measured

@@ -11,12 +11,14 @@ from apex.reporting.results import Record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 __all__ = ["Plot", "draw"]
 
 # Okabe and Ito's colours, which most colour-blind people can tell apart.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_MARKERS = ("o", "s", "^", "D", "v")
 _GRID = "#dddddd"
 _DPI = 150
 
@@ -90,22 +92,36 @@ def _sizes(records: Sequence[Record]) -> tuple[list[float], str]:
 def _scatter(
     axes: Axes, records: Sequence[Record], value: Callable[[Record], dict[str, Any]]
 ) -> None:
-    """A labelled point with an error bar for each record."""
+    """A point with an error bar for each record."""
     sizes, label = _sizes(records)
     for index, (record, size) in enumerate(zip(records, sizes, strict=True)):
         number = value(record)
-        colour = _COLOURS[index % len(_COLOURS)]
-        axes.errorbar(size, number["value"], number["error"], fmt="o", color=colour, capsize=3)
-        axes.annotate(
-            record.label,
-            (size, number["value"]),
-            xytext=(6, 6 if index % 2 == 0 else -12),
-            textcoords="offset points",
-            fontsize=8,
-            color=colour,
+        axes.errorbar(
+            size,
+            number["value"],
+            number["error"],
+            fmt=_MARKERS[index // len(_COLOURS) % len(_MARKERS)],
+            color=_COLOURS[index % len(_COLOURS)],
+            capsize=3,
+            label=record.label,
         )
     axes.set_xlabel(label)
-    axes.margins(x=0.18, y=0.12)
+    axes.margins(0.08)
+
+
+def _legend(figure: Figure, axes: Axes) -> None:
+    """Names beside the plot: next to the points they would lie on one another."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=8)
+
+
+def _readable(axis: Axis) -> None:
+    """Give a logarithmic axis numbers that can be read, also within one power of ten."""
+    from matplotlib.ticker import LogLocator, StrMethodFormatter
+
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_formatter("")
 
 
 def _kl_against_size(records: Sequence[Record]) -> Figure | None:
@@ -116,7 +132,9 @@ def _kl_against_size(records: Sequence[Record]) -> Figure | None:
     _scatter(axes, measured, lambda record: (record.divergence or {})["kl"])
     if min((record.divergence or {})["kl"]["value"] for record in measured) > 0:
         axes.set_yscale("log")
+        _readable(axes.yaxis)
     axes.set_ylabel("mean KL divergence, nats")
+    _legend(figure, axes)
     return figure
 
 
@@ -136,6 +154,7 @@ def _ppl_against_size(records: Sequence[Record]) -> Figure | None:
         lambda record: {"value": (record.perplexity or {})["value"], "error": 0},
     )
     axes.set_ylabel("perplexity")
+    _legend(figure, axes)
     return figure
 
 
@@ -152,6 +171,7 @@ def _speed_against_size(records: Sequence[Record]) -> Figure | None:
         axes.set_title(f"{title} ({key})")
         axes.set_ylabel("tokens per second")
         axes.set_ylim(bottom=0)
+    _legend(figure, both[0])
     return figure
 
 
@@ -174,6 +194,7 @@ def _kl_bars(records: Sequence[Record]) -> Figure | None:
     axes.set_yticks(range(len(measured)), [record.label for record in measured])
     axes.invert_yaxis()
     axes.set_xscale("log")
+    _readable(axes.xaxis)
     axes.margins(x=0.15)
     axes.set_xlabel("KL divergence, nats")
     axes.grid(visible=False, axis="y")
@@ -273,7 +294,7 @@ def _map(record: Record) -> Figure | None:
     has_errors = bool(np.isfinite(errors).any())
     panels = 2 if has_errors else 1
     figure, axes = _figure(
-        panels, width=(2.2 + 0.16 * layers + 2.2) * panels, height=1.4 + 0.21 * len(rows)
+        panels, width=(2.6 + 0.16 * layers + 2.2) * panels, height=1.4 + 0.21 * len(rows)
     )
     colours = _type_colours(len(types))
     axes[0].imshow(
@@ -294,7 +315,7 @@ def _map(record: Record) -> Figure | None:
         axes[1].set_title("error, relative")
         figure.colorbar(image, ax=axes[1])
     for panel in axes:
-        panel.set_yticks(range(len(rows)), [name for _, name in rows], fontsize=7)
+        panel.set_yticks(range(len(rows)), _row_labels(rows), fontsize=7)
         panel.set_xlabel("layer")
         panel.grid(visible=False)
         _separate_roles(panel, [role for role, _ in rows])
@@ -311,6 +332,14 @@ def _map_rows(cells: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
     roles = list(dict.fromkeys(tensor["role"] for tensor in cells))
     found = {_map_row(tensor) for tensor in cells}
     return sorted(found, key=lambda row: (roles.index(row[0]), row[1]))
+
+
+def _row_labels(rows: Sequence[tuple[str, str]]) -> list[str]:
+    """Names of matrices; the first of a role has the role's name before it."""
+    return [
+        name if index and rows[index - 1][0] == role else f"{role}:  {name}"
+        for index, (role, name) in enumerate(rows)
+    ]
 
 
 def _types_by_bits(cells: Sequence[dict[str, Any]]) -> list[str]:

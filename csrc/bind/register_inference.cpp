@@ -396,6 +396,8 @@ void register_context(py::module_ & module) {
 void register_inference(py::module_ & module) {
     register_model(module);
     register_context(module);
+    module.def("inference_features", &llama_print_system_info,
+               "The instruction sets that libllama's CPU backend uses; low digits depend on them.");
     module.def("base_file_row", &evaluate::code_size, py::arg("vocabulary"),
                "uint16 values in a row of a llama-perplexity base file.");
     module.def("draw_hellaswag", &evaluate::draw_hellaswag, py::arg("available"), py::arg("wanted"),
