@@ -4,7 +4,10 @@ import signal
 from pathlib import Path
 
 import pytest
+from support.language import write_language_model
 from support.llama import write_llama
+
+from apex.demo import write_demo_model
 
 # A shell's background job ignores Ctrl-C, and so would the processes that tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -26,4 +29,20 @@ def dense_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dense llama of two layers with random weights, 3.7 MB, F16. Not to be changed."""
     path = tmp_path_factory.mktemp("dense") / "dense.gguf"
     write_llama(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def demo_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo's hybrid MoE with a multi-token-prediction head, F16. Not to be changed."""
+    path = tmp_path_factory.mktemp("demo-model") / "demo.gguf"
+    write_demo_model(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def language_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dense llama with a real vocabulary that has a beginning-of-sequence token."""
+    path = tmp_path_factory.mktemp("language") / "llama.gguf"
+    write_language_model(path)
     return path

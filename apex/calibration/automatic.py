@@ -62,7 +62,7 @@ def expected_matrix(model: ModelFile) -> ImportanceMatrix:
     """What a calibration will give a model, with ones for values: to plan with beforehand."""
     entries = {}
     for tensor in model.tensors:
-        if tensor.name.startswith("blk.") and len(tensor.shape) > 1:
+        if tensor.name.startswith("blk."):
             shape = (tensor.experts, tensor.columns)
             ones = np.ones(1, np.float32)
             entries[tensor.name] = ImportanceEntry(

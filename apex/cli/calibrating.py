@@ -427,7 +427,7 @@ def calibration(
             size = len(built_in_text(name))
             total += size
             rows.add_row(name, f"{size:,}", what)
-        rows.add_row("together", f"{total:,}", "50 to 60 thousand tokens of most vocabularies")
+        rows.add_row("together", f"{total:,}", "60 to 70 thousand tokens of most vocabularies")
         output.print_table(rows)
         return
     paths = [export / f"{name}.txt" for name in BUILT_IN]

@@ -188,8 +188,6 @@ class Evaluator:
                 "Nothing was asked for.",
                 "give a text (-f FILE), tasks (--hellaswag FILE, …) or --speed",
             )
-        if reference is not None and options.text is None and not options.tensor_errors:
-            raise UsageError("Without a text there is no divergence.", "give a text: -f FILE")
         self.options = options
         self.base: BaseFile | None = None if base is None else open_base_file(base)
         self.write_base = None if write_base is None else Path(write_base)

@@ -102,7 +102,7 @@ class LanguageRun:
             columns = self.trunk.diverge_from_codes(rows, next_tokens, base, threads)
         self._columns.append(columns)
 
-    def score_mtp(self, batch: Batch, rows: Rows, next_tokens: Tokens) -> None:
+    def run_mtp(self, batch: Batch, rows: Rows, next_tokens: Tokens) -> None:
         """Run the MTP head over a batch that the trunk has just run, and compare the two."""
         if self._head is None:
             return
@@ -112,6 +112,8 @@ class LanguageRun:
             self._head.decode_mtp(
                 batch.tokens, batch.positions, batch.sequences, batch.outputs, self.trunk
             )
+        if not len(rows):
+            return
         threads = self.options.threads
         same = self._head.most_likely(rows, threads) == self.trunk.most_likely(rows, threads)
         self._agreements += int(same.sum())
@@ -225,25 +227,24 @@ class TextPass:
         rows = np.flatnonzero(scored)
         which, where = chunk[scored] + batch.chunks.start, position[scored]
         next_tokens = self.chunks[which, where + 1]
-        if self.reference is not None:
-            self.reference.decode(batch)
-            if len(rows):
-                if writer is not None:
-                    writer.write(self.reference.encode(rows, next_tokens))
-                else:
-                    self.reference.score(rows, next_tokens)
-                self.reference.score_mtp(batch, rows, next_tokens)
+        reference = self.reference
+        if reference is not None:
+            reference.decode(batch)
+            if writer is not None and len(rows):
+                writer.write(reference.encode(rows, next_tokens))
+            elif len(rows):
+                reference.score(rows, next_tokens)
+            reference.run_mtp(batch, rows, next_tokens)
         for run in self.runs:
             run.decode(batch)
-            if not len(rows):
-                continue
-            run.score(rows, next_tokens)
-            if self.reference is not None:
-                run.diverge(rows, next_tokens, self.reference.trunk)
-            elif self.base is not None:
-                first = self.chunks.shape[1] // 2
-                run.diverge(rows, next_tokens, self.base.codes[which, where - first])
-            run.score_mtp(batch, rows, next_tokens)
+            if len(rows):
+                run.score(rows, next_tokens)
+                if reference is not None:
+                    run.diverge(rows, next_tokens, reference.trunk)
+                elif self.base is not None:
+                    first = self.chunks.shape[1] // 2
+                    run.diverge(rows, next_tokens, self.base.codes[which, where - first])
+            run.run_mtp(batch, rows, next_tokens)
 
 
 def _check_vocabularies(first: LanguageRun, second: LanguageRun) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
+from support.language import next_logits
 
 import apex
 from apex import _core
@@ -57,13 +58,11 @@ def test_the_weights_have_the_tails_of_real_ones(demo: Path) -> None:
 
 
 def test_libllama_runs_it_and_its_quantized_file(demo: Path, tmp_path: Path) -> None:
-    model = _core.LanguageModel(str(demo))
-    tokens = model.tokenize(TEXT)
-    assert b"".join(model.piece(token) for token in tokens) == TEXT.encode()
+    model = _core.Model(str(demo))
+    tokens = model.tokenize(TEXT.encode())
+    assert b"".join(model.piece(token) for token in tokens.tolist()) == TEXT.encode()
     assert len(tokens) < len(TEXT)  # some merges apply
-    logits = model.logits(tokens)
-    assert logits.shape == (len(tokens), model.vocabulary_size)
-    assert np.isfinite(logits).all()
+    assert np.isfinite(next_logits(model, tokens)).all()
     apex.quantize(demo, tmp_path / "out.gguf", tier="quality", edge_layers=1, near_layers=1)
     agreement = compare(demo, tmp_path / "out.gguf", TEXT)
     assert agreement.same_top > 0.9
@@ -74,10 +73,10 @@ def test_libllama_runs_it_and_its_quantized_file(demo: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize("tokens", [[], [-1], [10**6], [0] * 1000])
 def test_tokens_that_make_no_sense(demo: Path, tokens: list[int]) -> None:
     with pytest.raises(ValueError, match="token"):
-        _core.LanguageModel(str(demo)).logits(tokens)
+        next_logits(_core.Model(str(demo)), np.array(tokens, np.int32))
 
 
 def test_a_file_that_is_no_model(dense_model: Path, tmp_path: Path) -> None:
     for path in (dense_model, tmp_path / "none.gguf"):
         with pytest.raises(_core.ModelError, match="cannot load the model"):
-            _core.LanguageModel(str(path))
+            _core.Model(str(path))

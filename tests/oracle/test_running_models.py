@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 from support import imatrix
+from support.language import next_logits
 from support.oracle import same_bytes
 
 import apex
 from apex import _core
-from apex.demo import compare, write_demo_model
+from apex.demo import compare
 
 TEXT = (
     "The library reads the file and returns an error if the header is not valid. "
@@ -29,13 +30,6 @@ CLOSE = {
     "nano": 0.12,
     "micro": 0.13,
 }
-
-
-@pytest.fixture(scope="module")
-def demo_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("demo") / "demo.gguf"
-    write_demo_model(path)
-    return path
 
 
 def matrix(model: Path) -> dict[str, imatrix.Entry]:
@@ -86,7 +80,7 @@ def test_it_expects_what_a_reader_would(shared_model: Path, tmp_path: Path) -> N
     path = tmp_path / "out.gguf"
     apex.quantize(shared_model, path, tier="balanced", edge_layers=2, near_layers=2)
     for file in (shared_model, path):
-        model = _core.LanguageModel(str(file))
-        logits = model.logits(model.tokenize("In the beginning of the year, one of"))
+        model = _core.Model(str(file))
+        logits = next_logits(model, model.tokenize(b"In the beginning of the year, one of"))
         best = [model.piece(int(token)) for token in np.argsort(-logits[-1])[:10]]
         assert b" the" in best

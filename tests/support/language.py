@@ -17,7 +17,7 @@ from apex.calibration import built_in_text
 VOCABULARY = Path(__file__).parents[2] / "vendor/llama.cpp/models/ggml-vocab-llama-spm.gguf"
 
 
-def write_language_model(path: Path) -> None:
+def write_language_model(path: Path, chat_template: str = "") -> None:
     """A llama of two layers, with random weights and the vocabulary of Llama 2 (32000 tokens, BOS).
 
     The output matrix is large, so that some tokens are much likelier than others.
@@ -46,6 +46,8 @@ def write_language_model(path: Path) -> None:
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     writer.add_unk_token_id(0)
+    if chat_template:
+        writer.add_chat_template(chat_template)
     for name, data in tensors.items():
         writer.add_tensor(name, data)
     writer.write_header_to_file()
@@ -121,3 +123,11 @@ def write_multiple_choice(path: Path, count: int) -> None:
     start = 4 + 4 * count
     places = [start + sum(map(len, tasks[:index])) for index in range(count)]
     path.write_bytes(struct.pack(f"<{count + 1}I", count, *places) + b"".join(tasks))
+
+
+def next_logits(model: _core.Model, tokens: np.ndarray) -> np.ndarray:
+    """float32 (tokens, vocabulary): what follows each token of a text that is run alone."""
+    context = _core.Context(model, context_length=512, batch_size=512)
+    places = np.arange(len(tokens), dtype=np.int32)
+    context.decode(tokens, places, np.zeros_like(places), np.ones(len(tokens), bool))
+    return context.logits()

@@ -1,0 +1,250 @@
+"""Collecting: invariants, layer 0 by hand, resuming, coverage, errors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+from support.language import write_text
+from support.llama import write_llama
+
+import apex
+from apex import _core
+from apex.calibration import CalibrationProgress, CollectOptions, Text, read_texts
+from apex.calibration.automatic import calibrate_beside, expected_matrix, matrix_beside
+from apex.errors import DataError, OutputError, RunError, UsageError
+from apex.gguf import ImportanceMatrix, load_imatrix
+from apex.inference import RunOptions
+
+LENGTH = 64
+SMALL = RunOptions(context_length=LENGTH, batch_size=4 * LENGTH)
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    write_text(path, 1600)
+    return path
+
+
+@pytest.fixture(scope="module")
+def collected(
+    demo_model: Path, text: Path, tmp_path_factory: pytest.TempPathFactory
+) -> ImportanceMatrix:
+    path = tmp_path_factory.mktemp("collected") / "imatrix.gguf"
+    apex.calibrate(
+        demo_model, path, read_texts([text]), options=CollectOptions(run=SMALL, chunks=8)
+    )
+    return load_imatrix(path)
+
+
+def test_every_matrix_and_every_token_is_counted(
+    collected: ImportanceMatrix, demo_model: Path
+) -> None:
+    tokens = 8 * LENGTH
+    for tensor in apex.open_model(demo_model).tensors:
+        # The gate of the shared expert is a matrix of one row.
+        is_matrix = len(tensor.shape) > 1 or "ffn_gate_inp_shexp" in tensor.name
+        is_matrix = is_matrix and tensor.name.startswith("blk.")
+        if not is_matrix or "conv1d" in tensor.name:
+            assert tensor.name not in collected.entries
+            continue
+        entry = collected.entries[tensor.name]
+        assert entry.size == tensor.columns * tensor.experts
+        if tensor.experts > 1:
+            assert entry.counts.sum() == 2 * tokens  # two of 16 experts a token
+            assert len(entry.counts) == 16
+        else:
+            assert entry.counts.tolist() == [tokens]
+
+
+def test_layer_0_by_hand(collected: ImportanceMatrix, demo_model: Path, text: Path) -> None:
+    """What goes into the first layer, and into the head, follows from embedding and norms."""
+    weights = {tensor.name: tensor.data for tensor in gguf.GGUFReader(demo_model).tensors}
+    model = _core.Model(str(demo_model))
+    tokens = model.tokenize(read_texts([text])[0].content)[: 8 * LENGTH]
+    embedded = weights["token_embd.weight"][tokens].astype(np.float64)
+    normed = embedded / np.sqrt((embedded**2).mean(axis=1, keepdims=True) + 1e-6)
+
+    def sums(norm: str) -> np.ndarray:
+        return ((normed * weights[norm]) ** 2).sum(axis=0)
+
+    entry = collected.entries["blk.0.attn_qkv.weight"]
+    np.testing.assert_allclose(entry.sums[0], sums("blk.0.attn_norm.weight"), rtol=1e-4)
+    head = collected.entries["blk.8.nextn.eh_proj.weight"]
+    assert head.counts.tolist() == [8 * LENGTH]
+    expected = sums("blk.8.nextn.enorm.weight")
+    np.testing.assert_allclose(head.sums[0][:256], expected, rtol=1e-4)
+    # The other half is a normed hidden state, all zeros for the first token of a chunk.
+    squares = head.sums[0][256:] / weights["blk.8.nextn.hnorm.weight"] ** 2
+    assert squares.sum() == pytest.approx(256 * (8 * LENGTH - 8), rel=1e-3)
+
+
+def test_without_the_head(demo_model: Path, text: Path, tmp_path: Path) -> None:
+    apex.calibrate(
+        demo_model,
+        tmp_path / "a.gguf",
+        read_texts([text]),
+        options=CollectOptions(run=SMALL, chunks=2, mtp=False, output_matrix=True),
+    )
+    entries = load_imatrix(tmp_path / "a.gguf").entries
+    assert not [name for name in entries if name.startswith("blk.8.")]
+    assert "output.weight" in entries
+
+
+class Stop(Exception):
+    pass
+
+
+def test_a_run_that_was_stopped_goes_on(demo_model: Path, text: Path, tmp_path: Path) -> None:
+    options = CollectOptions(run=SMALL, chunks=14, save_every=4)
+    texts = (*read_texts([text]), Text("second", b"Another text, with other words. " * 60, 2.0))
+    whole = tmp_path / "whole.gguf"
+    apex.calibrate(demo_model, whole, texts, options=options)
+    stopped = tmp_path / "stopped.gguf"
+    checkpoint = tmp_path / "stopped.gguf.checkpoint"
+
+    def stop(progress: CalibrationProgress) -> None:
+        if progress.chunks_done == 12:  # after the checkpoint of 8, before that of 12
+            raise Stop
+
+    with pytest.raises(Stop):
+        apex.calibrate(demo_model, stopped, texts, options=options, progress=stop)
+    assert checkpoint.exists() and not stopped.exists()
+    other = CollectOptions(run=SMALL, chunks=13, save_every=4)
+    result = apex.calibrate(demo_model, tmp_path / "other.gguf", texts, options=other)
+    assert result.resumed_chunks == 0
+    result = apex.calibrate(demo_model, stopped, texts, options=options)
+    assert result.resumed_chunks == 8
+    assert any("went on after 8 chunks" in note for note in result.notes)
+    assert stopped.read_bytes() == whole.read_bytes()
+    assert not checkpoint.exists()
+
+
+def test_a_checkpoint_of_another_run_is_not_used(
+    demo_model: Path, text: Path, tmp_path: Path
+) -> None:
+    options = CollectOptions(run=SMALL, chunks=4)
+    checkpoint = tmp_path / "a.gguf.checkpoint"
+    for content in (b"", b"GGUF damaged"):
+        checkpoint.write_bytes(content)
+        path = tmp_path / "a.gguf"
+        result = apex.calibrate(
+            demo_model, path, read_texts([text]), options=options, overwrite=True
+        )
+        assert result.resumed_chunks == 0
+        assert any("was not used" in note for note in result.notes)
+
+
+def test_continuing_is_adding(demo_model: Path, text: Path, tmp_path: Path) -> None:
+    texts = read_texts([text])
+    for name, options, before in (
+        ("whole", CollectOptions(run=SMALL, chunks=8), ()),
+        ("first", CollectOptions(run=SMALL, chunks=4), ()),
+        ("second", CollectOptions(run=SMALL, chunks=4, skip_chunks=4), ("first",)),
+    ):
+        apex.calibrate(
+            demo_model,
+            tmp_path / f"{name}.gguf",
+            texts,
+            options=options,
+            continue_from=[tmp_path / f"{part}.gguf" for part in before],
+        )
+    whole, second = (load_imatrix(tmp_path / f"{name}.gguf") for name in ("whole", "second"))
+    assert set(whole.entries) == set(second.entries)
+    for name, entry in whole.entries.items():
+        assert np.array_equal(entry.sums, second.entries[name].sums), name
+        assert np.array_equal(entry.counts, second.entries[name].counts), name
+    assert second.datasets == (str(text), str(text))
+
+
+def test_until_coverage(demo_model: Path, text: Path, tmp_path: Path) -> None:
+    options = CollectOptions(run=SMALL, until_coverage=0.5, min_tokens=4)
+    result = apex.calibrate(demo_model, tmp_path / "a.gguf", read_texts([text]), options=options)
+    assert result.coverage is not None
+    assert result.coverage.share >= 0.5
+    assert result.chunks == 4
+    options = CollectOptions(run=SMALL, chunks=4, until_coverage=1, min_tokens=10**6)
+    result = apex.calibrate(demo_model, tmp_path / "b.gguf", read_texts([text]), options=options)
+    assert result.chunks == 4
+    assert any("ended at a coverage of 0.0000" in note for note in result.notes)
+
+
+def test_without_texts_the_built_in_set_is_used(demo_model: Path, tmp_path: Path) -> None:
+    options = CollectOptions(run=SMALL, chunks=16)
+    result = apex.calibrate(demo_model, tmp_path / "a.gguf", options=options)
+    assert all(name.startswith("apex:") for name in result.text_chunks)
+    assert set(result.text_chunks.values()) == {2}
+
+
+def test_one_beside_the_model(demo_model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    path.symlink_to(demo_model)
+    options = CollectOptions(run=SMALL, chunks=4)
+    made, result = calibrate_beside(path, options=options)
+    assert result is not None
+    assert made == tmp_path / "model.imatrix.gguf"
+    before = made.stat().st_mtime_ns
+    assert calibrate_beside(path, options=options) == (made, None)
+    assert made.stat().st_mtime_ns == before
+    path.unlink()
+    write_llama(path)
+    assert matrix_beside(apex.open_model(path)) is None  # of another model
+
+
+def test_the_expected_matrix_is_the_one_that_comes(
+    collected: ImportanceMatrix, demo_model: Path
+) -> None:
+    expected = expected_matrix(apex.open_model(demo_model))
+    for name, entry in collected.entries.items():
+        assert expected.entries[name].size == entry.size
+    plans = [
+        apex.plan(demo_model, tier="mini", imatrix=matrix, edge_layers=1, near_layers=1)
+        for matrix in (expected, collected)
+    ]
+    assert [t.type for t in plans[0].tensors] == [t.type for t in plans[1].tensors]
+
+
+def test_what_goes_wrong(demo_model: Path, dense_model: Path, text: Path, tmp_path: Path) -> None:
+    texts = read_texts([text])
+    target = tmp_path / "a.gguf"
+    long = RunOptions(context_length=4096)
+    huge = RunOptions(context_length=2**27, batch_size=2**27)
+    cases = (
+        (demo_model, CollectOptions(run=long), UsageError, "and a chunk takes 4096"),
+        (dense_model, CollectOptions(run=SMALL), RunError, "cannot load the model"),
+        (tmp_path / "none.gguf", CollectOptions(run=SMALL), apex.ModelFileError, "none.gguf"),
+    )
+    for model, options, error, message in cases:
+        with pytest.raises(error, match=message):
+            apex.calibrate(model, target, texts, options=options)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(RunError, match="GiB beside the model"):
+        apex.inference.make_context(*apex.inference.load_model(demo_model), huge, sequences=1)
+    target.write_bytes(b"mine")
+    with pytest.raises(OutputError, match="exists"):
+        apex.calibrate(demo_model, target, texts)
+    for wrong in ({"until_coverage": 0.0}, {"until_coverage": 1.5}, {"chunks": 0}):
+        with pytest.raises(UsageError):
+            CollectOptions(**wrong)
+    for wrong in ({"context_length": 0}, {"cache_type_k": "Q9_Z"}):
+        with pytest.raises(UsageError):
+            RunOptions(**wrong)
+
+
+def test_a_damaged_model(language_model: Path, text: Path, tmp_path: Path) -> None:
+    """Weights that are not numbers make activations that are none."""
+    data = bytearray(language_model.read_bytes())
+    model = apex.open_model(language_model)
+    tensor = next(t for t in model.tensors if t.name == "blk.0.attn_output.weight")
+    place = tensor.offset
+    data[place : place + 2] = b"\xff\x7f"
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(data)
+    with pytest.raises(DataError, match="not finite"):
+        apex.calibrate(
+            broken, tmp_path / "a.gguf", read_texts([text]), options=CollectOptions(run=SMALL)
+        )
+    assert not (tmp_path / "a.gguf").exists()
