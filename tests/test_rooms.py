@@ -19,6 +19,10 @@ PYTHON = {
     "planning": {"errors", "policy", "gguf", "_core"},
     "streaming": {"cpu", "errors", "gguf", "planning", "_core"},
     "verification": {"errors", "policy", "gguf", "planning", "_core"},
+    "inference": {"cpu", "errors", "gguf", "_core"},
+    "calibration": {"errors", "gguf", "inference", "_core"},
+    "evaluation": {"cpu", "errors", "gguf", "inference", "policy", "verification", "_core"},
+    "reporting": {"errors", "gguf"},
     "demo": {"errors", "_core"},
 }
 
@@ -31,8 +35,19 @@ CPP = {
     "isa": ({"isa", "kernels"}, set()),
     "dispatch": ({"dispatch", "isa", "kernels"}, set()),
     "engine": ({"engine", "guard", "dispatch"}, {"ggml.h"}),
-    "llama": ({"llama", "guard"}, {"ggml.h", "gguf.h", "llama.h", "llama-quant.cpp"}),
-    "bind": ({"bind", "dispatch", "engine", "gguf", "guard", "llama"}, {"ggml.h", "pybind11"}),
+    "imatrix": ({"imatrix", "engine"}, set()),
+    "evaluate": ({"evaluate", "engine"}, set()),
+    "llama": (
+        {"llama", "guard", "imatrix"},
+        {
+            *("ggml.h", "ggml-backend.h", "ggml-cpu.h", "gguf.h"),
+            *("llama.h", "llama-cpp.h", "llama-ext.h", "llama-quant.cpp"),
+        },
+    ),
+    "bind": (
+        {"bind", "dispatch", "engine", "evaluate", "gguf", "guard", "imatrix", "llama"},
+        {"ggml.h", "pybind11"},
+    ),
 }
 
 

@@ -20,7 +20,7 @@ from apex.calibration import documents
 from apex.calibration.coverage import Coverage, coverage_of
 from apex.calibration.documents import Text
 from apex.calibration.matrix import Imatrix
-from apex.errors import ImatrixError, OutputError, UsageError
+from apex.errors import ImatrixError, OutputError, RunError, UsageError
 from apex.gguf import ImportanceMatrix, ModelFile, load_imatrix
 from apex.inference import (
     Batch,
@@ -171,8 +171,7 @@ class _Run:
         self.legacy = legacy
         self.notes: list[str] = []
         before = [load_imatrix(path) for path in continue_from]
-        self.file, self.model = load_model(model, mtp=options.mtp)
-        self.has_mtp = options.mtp and self.model.mtp_layers > 0
+        self.file, self.model, self.has_mtp = self._load(model)
         own = documents.built_in(self.model) if built_in or not texts else ()
         self.texts = (*texts, *own)
         length = options.run.context_length
@@ -190,6 +189,10 @@ class _Run:
         for text, part in zip(self.texts, tokens, strict=True):
             if len(part) < length:
                 self.notes.append(f"{text.name} is shorter than a chunk and was left out")
+        if length > self.model.context_length:
+            self.notes.append(
+                f"the model was trained on contexts of {self.model.context_length} tokens"
+            )
         self.state = self._fingerprint(before)
         self.matrix = Imatrix(chunk_size=length, threads=options.run.threads)
         self.done = self._resume()
@@ -202,6 +205,17 @@ class _Run:
                 if index in set(self.origins.tolist())
             ]
         self.resumed = self.done
+
+    def _load(self, path: Path) -> tuple[ModelFile, _core.Model, bool]:
+        """The model, and whether its multi-token-prediction head can be run."""
+        if self.options.mtp:
+            try:
+                file, model = load_model(path, mtp=True)
+                return file, model, model.mtp_layers > 0
+            except RunError as error:  # of the head alone, or of the whole model
+                self.notes.append(_without_head(error))
+        file, model = load_model(path)
+        return file, model, False
 
     def _tokenize(self, text: Text) -> Tokens:
         with running(self.file.path):
@@ -273,14 +287,22 @@ class _Run:
                 collect=collect,
                 collect_output=self.options.output_matrix,
             )
-            head = None
-            if self.has_mtp:
+            head = self._head() if self.has_mtp else None
+            if head is not None:
                 trunk.keep_hidden_states()
-                head = make_context(self.file, self.model, options, mtp=True, collect=collect)
             for batch in batches(self.chunks[self.done :], options, self.model, first_output=0):
                 self._run_batch(batch, trunk, head)
                 if batch.positions[-1] == options.context_length - 1:
                     yield self.resumed + batch.chunks.stop
+
+    def _head(self) -> _core.Context | None:
+        collect = self.matrix.accumulator
+        try:
+            return make_context(self.file, self.model, self.options.run, mtp=True, collect=collect)
+        except RunError as error:
+            self.has_mtp = False
+            self.notes.append(_without_head(error))
+            return None
 
     def _run_batch(self, batch: Batch, trunk: _core.Context, head: _core.Context | None) -> None:
         if batch.begins:
@@ -294,10 +316,7 @@ class _Run:
         # Everything must be computed, and that is what asking for an output means.
         if not head.decode_mtp(*where, batch.outputs, trunk) and self.has_mtp:
             self.has_mtp = False
-            self.notes.append(
-                "libllama does not run the multi-token-prediction head of this architecture, so it "
-                "has no data"
-            )
+            self.notes.append(_without_head(RunError("libllama does not run it.")))
 
     def _coverage(self) -> Coverage | None:
         return coverage_of(self.matrix.accumulator.counts(), self.options.min_tokens)
@@ -350,6 +369,10 @@ class _Run:
             tuple(self.notes),
             peak_memory(),
         )
+
+
+def _without_head(error: RunError) -> str:
+    return f"the multi-token-prediction head gets no data: {error.message.rstrip('.')}"
 
 
 def mixed(

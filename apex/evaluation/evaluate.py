@@ -7,7 +7,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -211,7 +211,7 @@ class Evaluator:
         if self.base is None:
             return run
         length = self.base.chunks.shape[1]
-        return RunOptions(**{**run.__dict__, "context_length": length})
+        return replace(run, context_length=length)
 
     @property
     def results(self) -> list[ModelResult]:
@@ -235,6 +235,8 @@ class Evaluator:
             self.complete = True
         finally:
             self.seconds = time.monotonic() - begin
+            for result in self.results:
+                result.tasks = [task for task in result.tasks if task.tasks]
 
     def _run_text(self, report: Report) -> None:
         compared = self.reference is not None or self.base is not None
@@ -254,6 +256,7 @@ class Evaluator:
             else:
                 assert self._text is not None
                 chunks = text_chunks(leader, self._text, self.options.chunks)
+            self._note_models(list(runs.values()))
             text_pass = TextPass(
                 [run for run in runs.values() if run is not reference],
                 chunks,
@@ -268,6 +271,14 @@ class Evaluator:
                 for result in group:
                     _take(result, runs[id(result)])
                 report(EvalProgress("text", name, done, len(chunks), _estimate(group)))
+
+    def _note_models(self, runs: Sequence[LanguageRun]) -> None:
+        trained = min(run.model.context_length for run in runs)
+        if self._run_options.context_length > trained:
+            self.notes.append(f"the model was trained on contexts of {trained} tokens")
+        for run in runs:
+            if self.options.mtp and not run.model.mtp_layers:
+                self.notes.append(f"{run.file.path.name} has no multi-token-prediction head to run")
 
     def _note_memory(self) -> None:
         available = available_memory()
@@ -297,7 +308,7 @@ class Evaluator:
                 file,
                 model,
                 self.options.run,
-                **self.options.speed.__dict__,
+                **asdict(self.options.speed),
                 progress=lambda name, done, total: report(
                     EvalProgress(f"speed, {name}", result.name, done, total)
                 ),

@@ -71,7 +71,9 @@ bool Collector::wants(const ggml_tensor * tensor) {
         return !last_before_output_.empty() && previous_ == last_before_output_;
     }
     const std::string name = weight_name(tensor->src[0]);
-    if (options_.stop_early && !options_.output && last_before_output_.empty() && is_output(name)) {
+    // A name that ggml made up could be that of another node in another graph.
+    if (options_.stop_early && !options_.output && last_before_output_.empty() && is_output(name) &&
+        previous_.compare(0, 5, "node_") != 0) {
         last_before_output_ = previous_;
     }
     previous_ = tensor->name;

@@ -3,6 +3,7 @@
 #include <llama-ext.h>
 
 #include <algorithm>
+#include <map>
 #include <stdexcept>
 
 #include "guarded.h"
@@ -15,6 +16,31 @@ constexpr const char * CANNOT_RUN = "libllama cannot run the model";
 constexpr int ABORTED = 2;  // of llama_process
 
 }  // namespace
+
+// Without a pool, ggml would start threads anew for every part of a graph.
+Threads::Threads(int count) {
+    ggml_threadpool_params params = ggml_threadpool_params_default(count);
+    pool = ggml_threadpool_new(&params);
+    if (pool == nullptr) {
+        throw ModelError("libllama cannot start " + std::to_string(count) + " threads");
+    }
+}
+
+Threads::~Threads() {
+    ggml_threadpool_free(pool);
+}
+
+std::shared_ptr<Threads> Threads::shared(int count) {
+    static std::mutex mutex;
+    static std::map<int, std::weak_ptr<Threads>> known;
+    const std::lock_guard<std::mutex> lock(mutex);
+    std::shared_ptr<Threads> threads = known[count].lock();
+    if (threads == nullptr) {
+        threads = std::make_shared<Threads>(count);
+        known[count] = threads;
+    }
+    return threads;
+}
 
 llama_context_params Context::to_params(const ContextOptions & options) {
     llama_context_params params = llama_context_default_params();
@@ -51,12 +77,8 @@ Context::Context(std::shared_ptr<Model> model, const ContextOptions & options,
         if (context_ == nullptr) {
             throw failure(scope, "libllama cannot make a context");
         }
-        // Without a pool of its own, ggml would start threads anew for every part of a graph.
-        ggml_threadpool_params pool_params = ggml_threadpool_params_default(params.n_threads);
-        threadpool_.reset(ggml_threadpool_new(&pool_params));
-        if (threadpool_ != nullptr) {
-            llama_attach_threadpool(context_.get(), threadpool_.get(), threadpool_.get());
-        }
+        threads_ = Threads::shared(params.n_threads);
+        llama_attach_threadpool(context_.get(), threads_->pool, threads_->pool);
         batch_.reset(llama_batch_ext_init(context_.get()));
         if (options_.mtp) {
             llama_set_embeddings_nextn(context_.get(), true, true);
@@ -65,7 +87,7 @@ Context::Context(std::shared_ptr<Model> model, const ContextOptions & options,
 }
 
 Context::~Context() {
-    if (context_ != nullptr && threadpool_ != nullptr) {
+    if (context_ != nullptr && threads_ != nullptr) {
         llama_detach_threadpool(context_.get());
     }
 }
@@ -122,6 +144,7 @@ void Context::process(const Batch & batch, const std::vector<const float *> * hi
             }
             rows_ += token.output ? 1 : 0;
         }
+        const std::lock_guard<std::mutex> turn(threads_->turn);
         const int32_t status =
             llama_process(context_.get(), LLAMA_PROCESS_TYPE_DECODE, batch_.get());
         if (collector_ != nullptr) {
@@ -134,7 +157,10 @@ void Context::process(const Batch & batch, const std::vector<const float *> * hi
             throw failure(scope, CANNOT_RUN);
         }
         llama_synchronize(context_.get());
-        logits_ = llama_get_logits(context_.get());
+        if (collector_ == nullptr && rows_ > 0) {
+            ggml_threadpool_pause(threads_->pool);  // whoever reads the logits needs the processors
+        }
+        logits_ = collector_ == nullptr ? llama_get_logits(context_.get()) : nullptr;
     });
 }
 

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <vector>
@@ -51,6 +52,17 @@ struct MemoryNeed {
     uint64_t model = 0, cache = 0, compute = 0, logits = 0;
 };
 
+// ggml's threads, shared by all contexts that want as many: idle threads of another context would
+// spin on the same processors. Contexts take turns.
+struct Threads {
+    explicit Threads(int count);
+    ~Threads();
+    static std::shared_ptr<Threads> shared(int count);
+
+    ggml_threadpool * pool;
+    std::mutex turn;
+};
+
 class Context {
   public:
     // Throws ModelError. `collect` may be null.
@@ -76,7 +88,8 @@ class Context {
     // Makes the trunk keep its hidden states for decode_mtp.
     void keep_hidden_states();
 
-    // The rows that the last batch asked for, in its order; valid until the next.
+    // The rows that the last batch asked for, in its order; valid until the next. Null where
+    // activations are collected: the graph may have been stopped before them.
     const float * logits() const { return logits_; }
     int64_t rows() const { return rows_; }
 
@@ -88,16 +101,12 @@ class Context {
     void process(const Batch & batch, const std::vector<const float *> * hidden);
     static bool on_abort(void * context);
 
-    struct FreeThreadpool {
-        void operator()(ggml_threadpool * pool) const { ggml_threadpool_free(pool); }
-    };
-
     std::shared_ptr<Model> model_;
     ContextOptions options_;
     std::unique_ptr<Collector> collector_;
     llama_context_ptr context_;
     llama_batch_ext_ptr batch_;
-    std::unique_ptr<ggml_threadpool, FreeThreadpool> threadpool_;
+    std::shared_ptr<Threads> threads_;
     const float * logits_ = nullptr;
     int64_t rows_ = 0;
     std::vector<std::vector<float>> last_hidden_;  // per sequence, for a text cut into batches

@@ -94,10 +94,6 @@ def test_without_the_head(demo_model: Path, text: Path, tmp_path: Path) -> None:
     assert "output.weight" in entries
 
 
-class Stop(Exception):
-    pass
-
-
 def test_a_run_that_was_stopped_goes_on(demo_model: Path, text: Path, tmp_path: Path) -> None:
     options = CollectOptions(run=SMALL, chunks=14, save_every=4)
     texts = (*read_texts([text]), Text("second", b"Another text, with other words. " * 60, 2.0))
@@ -108,9 +104,9 @@ def test_a_run_that_was_stopped_goes_on(demo_model: Path, text: Path, tmp_path: 
 
     def stop(progress: CalibrationProgress) -> None:
         if progress.chunks_done == 12:  # after the checkpoint of 8, before that of 12
-            raise Stop
+            raise KeyboardInterrupt
 
-    with pytest.raises(Stop):
+    with pytest.raises(KeyboardInterrupt):
         apex.calibrate(demo_model, stopped, texts, options=options, progress=stop)
     assert checkpoint.exists() and not stopped.exists()
     other = CollectOptions(run=SMALL, chunks=13, save_every=4)

@@ -166,7 +166,7 @@ def test_what_goes_wrong(
     long = EvalOptions(run=RunOptions(context_length=4096), text=text)
     with pytest.raises(UsageError, match="a context of 4096 needs 8192"):
         Evaluator([demo_model], long).run()
-    with pytest.raises(apex.ModelFileError, match="none.gguf"):
+    with pytest.raises(apex.ModelFileError, match=r"none\.gguf"):
         Evaluator([tmp_path / "none.gguf"], options)
     for arguments, message in (
         (([], EvalOptions(text=text)), "nothing to compare"),
@@ -197,9 +197,7 @@ def test_everything_in_one_result(demo_model: Path, quantized: Path, text: Path)
 
     evaluator = Evaluator(
         [quantized],
-        EvalOptions(
-            run=RUN, text=text, chunks=4, speed=SpeedOptions(32, 4, 2), tensor_errors=True
-        ),
+        EvalOptions(run=RUN, text=text, chunks=4, speed=SpeedOptions(32, 4, 2), tensor_errors=True),
         reference=demo_model,
     )
     stages = []

@@ -149,9 +149,7 @@ def test_base_file_is_that_of_llama_perplexity(
     path = folder / f"{name}.kld"
     if SAME_MACHINE:
         assert hashlib.sha256(path.read_bytes()).hexdigest() == PRINTED[f"{name} base file"]
-    again = Evaluator(
-        [folder / f"{name}-q.gguf"], EvalOptions(file_hash=False), base=path
-    )
+    again = Evaluator([folder / f"{name}-q.gguf"], EvalOptions(file_hash=False), base=path)
     again.run()
     assert again.models[0].divergence == evaluator.models[0].divergence
 

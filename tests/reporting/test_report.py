@@ -53,7 +53,8 @@ def results(models: int = 3, **settings: Any) -> dict[str, Any]:
             "tensors": [
                 {
                     "name": f"blk.{layer}.{name}.weight", "layer": layer, "role": role,
-                    "type": TYPES[(layer + index) % 3], "bits_per_weight": 2.0 + (layer + index) % 3,
+                    "type": TYPES[(layer + index) % 3],
+                    "bits_per_weight": 2.0 + (layer + index) % 3,
                     "rmse": None if is_reference else 0.01 * (layer + 1),
                 }
                 for layer in range(6)

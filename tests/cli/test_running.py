@@ -1,0 +1,223 @@
+"""``apex imatrix``, ``calibration``, ``eval`` and ``report``, as a user runs them."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from support.commands import COMMAND, Apex, environment
+from support.language import write_hellaswag, write_text
+
+from apex.gguf import load_imatrix
+
+SMALL = ("-c", "64", "-b", "256")
+
+
+@pytest.fixture
+def text(folder: Path) -> Path:
+    path = folder / "text.txt"
+    write_text(path, 1500)
+    return path
+
+
+def test_from_a_text_to_a_report(
+    apex_cli: Apex, demo_model: Path, text: Path, folder: Path
+) -> None:
+    shutil.copy(demo_model, folder / "f16.gguf")
+    write_hellaswag(folder / "hs.txt", 4)
+    layers = ("--edge-layers", "1", "--near-layers", "1")
+
+    made = apex_cli("imatrix", "f16.gguf", "-f", text, "--chunks", "8", *SMALL)
+    assert made.returncode == 0, made.stderr
+    assert "144 experts" not in made.stdout
+    assert re.search(r"experts: \d+ of 144 reached", made.stdout), made.stdout
+    assert "peak memory" in made.stdout and "wrote f16.imatrix.gguf" in made.stdout
+    matrix = load_imatrix(folder / "f16.imatrix.gguf")
+    assert (matrix.chunk_count, matrix.chunk_size) == (8, 64)
+
+    command = ("quantize", "f16.gguf", "q.gguf", "--tier", "i-compact", *layers)
+    assert apex_cli(*command, "--imatrix", "auto").returncode == 0
+    assert apex_cli("verify", "q.gguf", "f16.gguf", "--imatrix", "auto").returncode == 0
+
+    evaluated = apex_cli(
+        "eval", "q.gguf", "-r", "f16.gguf", "-f", text, *SMALL, "--hellaswag", "hs.txt",
+        "--speed", "--n-prompt", "16", "--n-gen", "2", "--repetitions", "2", "--mtp",
+        "--tensor-errors", "-o", "results.json",
+    )  # fmt: skip
+    assert evaluated.returncode == 0, evaluated.stderr
+    for part in ("KL mean", "f16 (reference)", "Multi-token-prediction head", "hellaswag (hs)",
+                 "pp16", "tg2", "peak memory", "wrote results.json"):  # fmt: skip
+        assert part in evaluated.stdout, part
+    data = json.loads((folder / "results.json").read_text())
+    assert data["models"][1]["divergence"]["kl"]["value"] > 0
+
+    made = apex_cli("report", "results.json", "-o", "report")
+    assert made.returncode == 0, made.stderr
+    assert (folder / "report/index.html").stat().st_size > 50_000
+    assert (folder / "report/map-q.png").exists()
+
+
+def test_auto_makes_one_first(apex_cli: Apex, demo_model: Path, folder: Path) -> None:
+    (folder / "m.gguf").symlink_to(demo_model)
+    layers = ("--edge-layers", "1", "--near-layers", "1")
+    command = ("quantize", "m.gguf", "o.gguf", "--tier", "mini", "--imatrix", "auto", *layers)
+    dry = apex_cli(*command, "--dry-run")
+    assert dry.returncode == 0, dry.stderr
+    assert "would first make m.imatrix.gguf" in dry.stderr
+    planned = apex_cli("plan", "m.gguf", "--tier", "mini", "--imatrix", "auto", *layers)
+    assert planned.returncode == 0, planned.stderr
+    assert not (folder / "m.imatrix.gguf").exists()
+    # What can be known before is said before, not after an hour of calibration.
+    (folder / "o.gguf").write_text("mine")
+    assert apex_cli(*command).returncode == 6
+    assert not (folder / "m.imatrix.gguf").exists()
+    missing = apex_cli("verify", "m.gguf", "m.gguf", "--imatrix", "auto")
+    assert missing.returncode == 4
+    assert "There is no importance matrix of m.gguf beside it" in missing.stderr
+
+
+def test_merge_and_show(apex_cli: Apex, demo_model: Path, text: Path, folder: Path) -> None:
+    make = ("imatrix", demo_model, "-f", text, *SMALL, "--chunks", "4", "-q")
+    assert apex_cli(*make, "-o", "a.gguf").returncode == 0
+    assert apex_cli(*make, "-o", "b.dat", "--output-format", "dat").returncode == 0
+    merged = apex_cli("imatrix", "merge", "a.gguf", "a.gguf", "-o", "both.gguf")
+    assert merged.returncode == 0, merged.stderr
+    one, two = (load_imatrix(folder / name) for name in ("a.gguf", "both.gguf"))
+    assert two.chunk_count == 2 * one.chunk_count == 8
+    assert load_imatrix(folder / "b.dat").is_legacy
+
+    shown = apex_cli("imatrix", "show", "a.gguf")
+    assert "blk.8.nextn.eh_proj.weight" in shown.stdout
+    assert "largest columns" in shown.stdout and "similarity" in shown.stdout
+    assert re.search(r"\d+/16", shown.stdout)
+    assert "text.txt" in shown.stdout
+    layers = apex_cli("imatrix", "show", "a.gguf", "--layers")
+    assert "Averages per layer" in layers.stdout
+    data = json.loads(apex_cli("imatrix", "show", "a.gguf", "--json").stdout)
+    assert data["coverage"]["experts"] == 144
+    assert data["tensors"][0]["dominant"]
+    again = apex_cli("imatrix", "merge", "a.gguf", "-o", "both.gguf")
+    assert again.returncode == 6
+
+
+def test_built_in_texts(apex_cli: Apex, folder: Path) -> None:
+    shown = apex_cli("calibration")
+    assert "reasoning" in shown.stdout and "together" in shown.stdout
+    assert apex_cli("calibration", "--export", "texts").returncode == 0
+    files = sorted(path.name for path in (folder / "texts").iterdir())
+    assert len(files) == 8 and "tools.txt" in files
+    assert "<|im_start|>user" in (folder / "texts/chat.txt").read_text(encoding="utf-8")
+    assert apex_cli("calibration", "--export", "texts").returncode == 6
+
+
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    for _ in range(600):
+        if path.exists() or process.poll() is not None:
+            return
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_a_run_that_was_stopped_goes_on(
+    apex_cli: Apex, demo_model: Path, folder: Path, how: signal.Signals
+) -> None:
+    command = ["imatrix", str(demo_model), *SMALL, "--chunks", "120", "--save-every", "8"]
+    assert apex_cli(*command, "-o", "whole.gguf", "-q").returncode == 0
+    process = subprocess.Popen(
+        [*COMMAND, *command, "-o", "cut.gguf"],
+        cwd=folder,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    checkpoint = folder / "cut.gguf.checkpoint"
+    wait_for(checkpoint, process)
+    process.send_signal(how)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == (130 if how == signal.SIGINT else -how), stderr
+    assert checkpoint.exists() and not (folder / "cut.gguf").exists()
+    if how == signal.SIGINT:
+        assert "the same command goes on from the last checkpoint" in stderr
+    again = apex_cli(*command, "-o", "cut.gguf")
+    assert again.returncode == 0
+    assert "went on after" in again.stderr
+    assert (folder / "cut.gguf").read_bytes() == (folder / "whole.gguf").read_bytes()
+    assert not checkpoint.exists()
+
+
+def test_an_evaluation_that_is_stopped_prints_what_it_knows(demo_model: Path, folder: Path) -> None:
+    write_text(folder / "long.txt", 30_000)
+    process = subprocess.Popen(
+        [*COMMAND, "eval", str(demo_model), "-f", "long.txt", *SMALL, "-o", "part.json"],
+        cwd=folder,
+        env=environment(FORCE_COLOR="1", TERM="xterm"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    while "PPL" not in process.stderr.readline():  # the bar shows the first estimate
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    stdout, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    chunks = int(re.search(r"Over (\d+) chunks", stdout)[1])
+    assert 0 < chunks < 290
+    data = json.loads((folder / "part.json").read_text())
+    assert data["complete"] is False
+    assert data["models"][0]["perplexity"]["chunks"] == chunks
+
+
+WRONG = {
+    "eval of nothing": (["eval", "MODEL"], 2, "Nothing was asked for"),
+    "eval without models": (["eval", "-f", "TEXT"], 2, "nothing to compare"),
+    "text missing": (["eval", "MODEL", "-f", "none.txt"], 2, "cannot be read"),
+    "text too short": (["eval", "MODEL", "-f", "TEXT", "-c", "4096"], 2, "needs 8192"),
+    "model missing": (["eval", "none.gguf", "-f", "TEXT"], 3, "none.gguf"),
+    "no language model": (["eval", "DENSE", "-f", "TEXT"], 8, "cannot load the model"),
+    "cache type": (["eval", "MODEL", "-f", "TEXT", "-ctk", "q9"], 2, "KV cache type"),
+    "no base file": (["eval", "MODEL", "--base", "TEXT"], 2, "no log-probabilities"),
+    "no memory": (["eval", "MODEL", "--speed", "--n-prompt", "99999999"], 8, "GiB are free"),
+    "output exists": (["eval", "MODEL", "-f", "TEXT", "-o", "TEXT"], 6, "exists"),
+    "other vocabulary": (["eval", "LLAMA", "-r", "MODEL", "-f", "TEXT"], 8, "different vocab"),
+    "no coverage": (["imatrix", "MODEL", "-o", "o", "--until-coverage", "7"], 2, "between 0 and 1"),
+    "weight": (["imatrix", "MODEL", "-o", "o", "-f", "TEXT=0"], 2, "above 0"),
+    "matrix is a text": (
+        ["imatrix", "MODEL", "-o", "o", "--in-file", "TEXT"],
+        4,
+        "no importance matrix",
+    ),
+    "format": (["imatrix", "MODEL", "-o", "o", "--output-format", "npz"], 2, "no format npz"),
+    "show a model": (["imatrix", "show", "MODEL"], 4, "but no importance matrix"),
+    "merge nothing": (["imatrix", "merge", "none.gguf", "-o", "o"], 4, "cannot be read"),
+    "report of no JSON": (["report", "TEXT", "-o", "r"], 2, "is no JSON"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "status", "message"), WRONG.values(), ids=WRONG)
+def test_mistakes(
+    apex_cli: Apex,
+    demo_model: Path,
+    dense_model: Path,
+    language_model: Path,
+    text: Path,
+    folder: Path,
+    arguments: list[str],
+    status: int,
+    message: str,
+) -> None:
+    names = {"MODEL": demo_model, "DENSE": dense_model, "LLAMA": language_model, "TEXT": text}
+    before = sorted(folder.iterdir())
+    given = [re.sub("^[A-Z]+", lambda m: str(names.get(m[0], m[0])), part) for part in arguments]
+    result = apex_cli(*given)
+    assert result.returncode == status, result.stderr
+    assert message in result.stderr
+    assert "error: " in result.stderr
+    assert sorted(folder.iterdir()) == before
