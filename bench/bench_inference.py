@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from apex.evaluation import EvalOptions, Evaluator
 from apex.inference import RunOptions, batches, chunks_of, load_model, make_context
 
 CHUNKS = 16
+ROUNDS = 5
 RUN = RunOptions()
 
 
@@ -45,25 +48,43 @@ def plain_pass(model: Path, *, outputs: bool) -> int:
     return chunks.size
 
 
-@pytest.mark.parametrize("who", ["plain prompt processing", "imatrix", "imatrix with head"])
-def bench_imatrix(benchmark, model: Path, tmp_path: Path, who: str) -> None:
+def side_by_side(benchmark, sides: dict[str, Callable[[], object]]) -> None:
+    """Run all sides in turn, round by round, so that a slow minute is everyone's."""
+    times: dict[str, list[float]] = {who: [] for who in sides}
+
+    def one_round() -> None:
+        for who, run in sides.items():
+            begin = time.perf_counter()
+            run()
+            times[who].append(time.perf_counter() - begin)
+
+    benchmark.pedantic(one_round, rounds=ROUNDS, warmup_rounds=1)
+    first, *others = times
+    benchmark.extra_info["median_seconds"] = {who: np.median(t[1:]) for who, t in times.items()}
+    for who in others:
+        ratios = np.array(times[first][1:]) / np.array(times[who][1:])
+        benchmark.extra_info[f"speed of {who} over {first}"] = float(np.median(ratios))
+
+
+def bench_imatrix(benchmark, model: Path, tmp_path: Path) -> None:
     """``apex imatrix`` against a plain pass over the same chunks."""
     text = Text("prose", built_in_text("prose").encode())
 
-    def run() -> int:
-        if who == "plain prompt processing":
-            return plain_pass(model, outputs=False)
-        options = CollectOptions(chunks=CHUNKS, mtp=who == "imatrix with head", save_every=10**6)
-        result = calibrate(model, tmp_path / "a.gguf", [text], options=options, overwrite=True)
-        return result.tokens
+    def imatrix(*, mtp: bool) -> None:
+        options = CollectOptions(chunks=CHUNKS, mtp=mtp, save_every=10**6)
+        calibrate(model, tmp_path / "a.gguf", [text], options=options, overwrite=True)
 
-    tokens = benchmark.pedantic(run, rounds=5, warmup_rounds=1)
-    benchmark.group = "imatrix"
-    benchmark.extra_info.update(who=who, tokens=tokens)
+    side_by_side(
+        benchmark,
+        {
+            "plain prompt processing": lambda: plain_pass(model, outputs=False),
+            "imatrix": lambda: imatrix(mtp=False),
+            "imatrix with head": lambda: imatrix(mtp=True),
+        },
+    )
 
 
-@pytest.mark.parametrize("who", ["two passes and a base file", "both models open"])
-def bench_divergence(benchmark, model: Path, tmp_path: Path, who: str) -> None:
+def bench_divergence(benchmark, model: Path, tmp_path: Path) -> None:
     """KL by way of a base file against both models open; the same numbers, checked first."""
     quantized = tmp_path / "q.gguf"
     apex.quantize(model, quantized, tier="compact", edge_layers=1, near_layers=1)
@@ -76,6 +97,8 @@ def bench_divergence(benchmark, model: Path, tmp_path: Path, who: str) -> None:
         Evaluator([], options, reference=model, write_base=base).run()
         second = Evaluator([quantized], EvalOptions(run=RUN, file_hash=False), base=base)
         second.run()
+        base_bytes.append(base.stat().st_size)
+        base.unlink()
         return second
 
     def both_open() -> Evaluator:
@@ -83,11 +106,10 @@ def bench_divergence(benchmark, model: Path, tmp_path: Path, who: str) -> None:
         evaluator.run()
         return evaluator
 
+    base_bytes: list[int] = []
     assert by_file().models[0].divergence == both_open().models[0].divergence
-    run = by_file if who == "two passes and a base file" else both_open
-    benchmark.pedantic(run, rounds=5, warmup_rounds=1)
-    benchmark.group = "divergence"
-    benchmark.extra_info.update(who=who, base_bytes=base.stat().st_size)
+    side_by_side(benchmark, {"two passes and a base file": by_file, "both models open": both_open})
+    benchmark.extra_info["base_bytes"] = base_bytes[0]
 
 
 def bench_accumulation(benchmark) -> None:
@@ -95,5 +117,4 @@ def bench_accumulation(benchmark) -> None:
     rows = np.random.default_rng(0).standard_normal((512, 2048), dtype=np.float32)
     accumulator = _core.Accumulator()
     benchmark(accumulator.add, "a", rows)
-    benchmark.group = "accumulation"
-    benchmark.extra_info.update(who="apex", values=rows.size)
+    benchmark.extra_info.update(values=rows.size)

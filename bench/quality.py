@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -91,6 +90,15 @@ def measure(
     return found
 
 
+def machine() -> dict[str, Any]:
+    names = [
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        if line.startswith("model name")
+    ]
+    return {"processor": names[0] if names else "", "threads": apex.cpu_info().threads}
+
+
 def table(results: dict[str, Any]) -> list[str]:
     found = results["trunk"]
     lines = [
@@ -109,8 +117,10 @@ def table(results: dict[str, Any]) -> list[str]:
     for head in HEAD_TYPES:
         cells = []
         for text in ("built-in", "without head"):
-            shares = [part["value"] for part in results["head"][f"head {head}, {text}"]["mtp"]]
-            cells.append(f"{100 * float(np.mean(shares)):.2f} %")
+            parts = results["head"][f"head {head}, {text}"]["mtp"]
+            share = float(np.mean([part["value"] for part in parts]))
+            error = float(np.sqrt(np.sum(np.square([part["error"] for part in parts]))))
+            cells.append(f"{100 * share:.2f} ± {100 * error / len(parts):.2f} %")
         lines.append(f"| {head} | {' | '.join(cells)} |")
     return lines
 
@@ -133,7 +143,7 @@ def main() -> None:
             "model": given.model.name,
             "texts": [text.name for text in texts],
             "chunks_per_text": given.chunks,
-            "machine": {"processor": platform.processor(), "threads": apex.cpu_info().threads},
+            "machine": machine(),
             "apex": apex.__version__,
             "trunk": measure(given.model, rest, texts, given.chunks, mtp=False),
             "head": measure(given.model, heads, texts, given.chunks, mtp=True),

@@ -82,7 +82,6 @@ std::shared_ptr<Context> make_context(
         llama::CollectorOptions what;
         what.output = collect_output;
         what.first_layer = mtp ? llama_model_n_layer(model->get()) : 0;
-        what.stop_early = !mtp;
         collector = std::make_unique<llama::Collector>(*collect, what);
     }
     py::gil_scoped_release release;

@@ -63,8 +63,8 @@ void Collector::rethrow() {
     }
 }
 
-// Called for all nodes in order. Of the first graph this learns which node comes before the product
-// with the output matrix, to stop there in all later ones.
+// Called for all nodes in order. Nobody reads the logits. Of the first graph this learns which node
+// comes before the product with the output matrix, to stop there in all later ones.
 bool Collector::wants(const ggml_tensor * tensor) {
     if (tensor->op != GGML_OP_MUL_MAT && tensor->op != GGML_OP_MUL_MAT_ID) {
         previous_ = tensor->name;
@@ -72,7 +72,7 @@ bool Collector::wants(const ggml_tensor * tensor) {
     }
     const std::string name = weight_name(tensor->src[0]);
     // A name that ggml made up could be that of another node in another graph.
-    if (options_.stop_early && !options_.output && last_before_output_.empty() && is_output(name) &&
+    if (!options_.output && last_before_output_.empty() && is_output(name) &&
         previous_.compare(0, 5, "node_") != 0) {
         last_before_output_ = previous_;
     }

@@ -15,9 +15,8 @@
 namespace apex::llama {
 
 struct CollectorOptions {
-    bool output = false;     // the output matrix too, as llama-imatrix --process-output
-    int first_layer = 0;     // layers below are left out: those of the trunk, for an MTP head
-    bool stop_early = true;  // do not compute logits that nobody reads
+    bool output = false;  // the output matrix too, as llama-imatrix --process-output
+    int first_layer = 0;  // layers below are left out: those of the trunk, for an MTP head
 };
 
 class Collector {

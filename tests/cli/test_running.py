@@ -186,7 +186,11 @@ WRONG = {
     "no base file": (["eval", "MODEL", "--base", "TEXT"], 2, "no log-probabilities"),
     "no memory": (["eval", "MODEL", "--speed", "--n-prompt", "99999999"], 8, "GiB are free"),
     "output exists": (["eval", "MODEL", "-f", "TEXT", "-o", "TEXT"], 6, "exists"),
-    "other vocabulary": (["eval", "LLAMA", "-r", "MODEL", "-f", "TEXT"], 8, "different vocab"),
+    "other vocabulary": (
+        ["eval", "LLAMA", "-r", "MODEL", "-f", "TEXT", "-c", "64"],
+        8,
+        "different vocab",
+    ),
     "no coverage": (["imatrix", "MODEL", "-o", "o", "--until-coverage", "7"], 2, "between 0 and 1"),
     "weight": (["imatrix", "MODEL", "-o", "o", "-f", "TEXT=0"], 2, "above 0"),
     "matrix is a text": (

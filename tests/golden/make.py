@@ -31,6 +31,9 @@ from apex.demo import write_demo_model  # noqa: E402
 from apex.gguf import load_imatrix  # noqa: E402
 
 TASKS = 120
+# A trained model that may lie beside the checkout.
+TRAINED = HERE.parents[2] / "shared/models/small-hybrid-moe-f16.gguf"
+MODELS = ("llama", "demo", "trained")
 TOOLS = ("llama-perplexity", "llama-imatrix")
 
 
@@ -56,6 +59,11 @@ def make_inputs(folder: Path) -> None:
     apex.quantize(
         folder / "demo.gguf", folder / "demo-q.gguf", tier="compact", edge_layers=1, near_layers=1
     )
+    if TRAINED.exists():
+        (folder / "trained.gguf").symlink_to(TRAINED)
+        apex.quantize(
+            TRAINED, folder / "trained-q.gguf", tier="balanced", edge_layers=2, near_layers=2
+        )
     language.write_text(folder / "text.txt")
     language.write_hellaswag(folder / "hellaswag.txt", TASKS)
     language.write_winogrande(folder / "winogrande.csv", TASKS)
@@ -69,7 +77,8 @@ def run(tools: Path, folder: Path) -> dict[str, Any]:
         return done.stdout + done.stderr
 
     found: dict[str, Any] = {}
-    for model in ("llama", "demo"):
+    models = [name for name in MODELS if (folder / f"{name}.gguf").exists()]
+    for model in models:
         text = tool(
             "llama-perplexity", "-m", f"{model}.gguf", "-f", "text.txt",
             "--kl-divergence-base", f"{model}.kld",
@@ -86,7 +95,7 @@ def run(tools: Path, folder: Path) -> dict[str, Any]:
         found[f"{model} base file"] = hashlib.sha256(
             (folder / f"{model}.kld").read_bytes()
         ).hexdigest()
-    for model in ("llama", "demo"):
+    for model in models:
         text = tool("llama-perplexity", "-m", f"{model}.gguf", "-f", "hellaswag.txt", "--hellaswag")
         found[f"{model} hellaswag"] = re.findall(r"^\d+\t.*", text, re.M)[-1]
         text = tool(
