@@ -54,6 +54,9 @@ llama_context_params Context::to_params(const ContextOptions & options) {
     params.type_v = options.cache_type_v;
     params.kv_unified = options.unified_cache;
     params.no_perf = true;
+    // As llama.cpp's tools set them, so that the low digits are theirs too.
+    params.swa_full = false;
+    params.n_outputs_max_per_seq = 0;
     if (options.mtp) {
         params.ctx_type = LLAMA_CONTEXT_TYPE_MTP;
     }
