@@ -20,7 +20,7 @@ PYTHON = {
     "streaming": {"cpu", "errors", "gguf", "planning", "_core"},
     "verification": {"errors", "policy", "gguf", "planning", "_core"},
     "inference": {"cpu", "errors", "gguf", "_core"},
-    "calibration": {"errors", "gguf", "inference", "_core"},
+    "calibration": {"cpu", "errors", "gguf", "inference", "_core"},
     "evaluation": {"cpu", "errors", "gguf", "inference", "policy", "verification", "_core"},
     "reporting": {"errors", "gguf"},
     "demo": {"errors", "_core"},

@@ -20,6 +20,7 @@ from apex.calibration import documents
 from apex.calibration.coverage import Coverage, coverage_of
 from apex.calibration.documents import Text
 from apex.calibration.matrix import Imatrix
+from apex.cpu import cpu_info
 from apex.errors import ImatrixError, OutputError, RunError, UsageError
 from apex.gguf import ImportanceMatrix, ModelFile, load_imatrix
 from apex.inference import (
@@ -194,7 +195,9 @@ class _Run:
                 f"the model was trained on contexts of {self.model.context_length} tokens"
             )
         self.state = self._fingerprint(before)
-        self.matrix = Imatrix(chunk_size=length, threads=options.run.threads)
+        # ggml's threads spin between two parts of a graph, so as many again would stand in the way.
+        threads = max(1, (options.run.threads or cpu_info().threads) // 2)
+        self.matrix = Imatrix(chunk_size=length, threads=threads)
         self.done = self._resume()
         if not self.done:
             for matrix in before:

@@ -19,8 +19,8 @@ _PROMPT = "The river runs through the valley and under the old stone bridge."
 _NEXT_STEPS = """
 With a real model (F16, BF16 or F32 GGUF, from convert_hf_to_gguf.py of llama.cpp):
   apex plan model.gguf --all-tiers
-  apex quantize model.gguf model-i-quality.gguf --tier i-quality --imatrix imatrix.gguf
-  apex verify model-i-quality.gguf model.gguf --imatrix imatrix.gguf"""
+  apex quantize model.gguf model-i-quality.gguf --tier i-quality --imatrix auto
+  apex eval model-i-quality.gguf -r model.gguf -f text.txt"""
 
 
 def demo(

@@ -52,9 +52,10 @@ void merge(Accumulator & accumulator, const std::string & name, const Floats & s
     if (sums.ndim() != 2 || sums.size() < 1 || counts.ndim() != 1 || counts.size() < 1) {
         throw py::value_error("sums have two dimensions: matrices, columns; counts one");
     }
-    Entry entry{sums.shape(1),
-                {sums.data(), sums.data() + sums.size()},
-                {counts.data(), counts.data() + counts.size()}};
+    Entry entry;
+    entry.columns = sums.shape(1);
+    entry.sums.assign(sums.data(), sums.data() + sums.size());
+    entry.counts.assign(counts.data(), counts.data() + counts.size());
     accumulator.merge(name, entry);
 }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "engine/parallel.h"
 
@@ -60,7 +61,8 @@ Entry & Accumulator::entry(const std::string & name, const Rows & rows) {
     return result;
 }
 
-void Accumulator::add_sums(const std::string & name, const Rows & rows, Entry & target) const {
+void Accumulator::add_sums(const std::string & name, const Rows & rows, Entry & target) {
+    target.history_before = std::exchange(target.history, ++additions_);
     struct Task {
         int64_t matrix, first, count;
     };
@@ -125,12 +127,28 @@ void Accumulator::add_dense(const std::string & name, const Rows & rows) {
     }
 }
 
+bool Accumulator::add_same(const std::string & name, const std::string & other) {
+    const auto source = entries_.find(other);
+    if (source == entries_.end()) {
+        return false;
+    }
+    const auto target = entries_.find(name);
+    if ((target == entries_.end() ? 0 : target->second.history) != source->second.history_before) {
+        return false;
+    }
+    const Entry copy = source->second;
+    entries_[name] = copy;
+    return true;
+}
+
 void Accumulator::merge(const std::string & name, const Entry & other) {
     Entry & target = entries_[name];
     if (target.sums.empty()) {
         target = other;
+        target.history = target.history_before = ++additions_;
         return;
     }
+    target.history = target.history_before = ++additions_;
     if (target.sums.size() != other.sums.size()) {
         throw_sizes(name, "values", static_cast<int64_t>(target.sums.size()),
                     static_cast<int64_t>(other.sums.size()));

@@ -20,6 +20,8 @@ struct Entry {
     int64_t columns = 0;
     std::vector<float> sums;      // columns of every matrix (expert)
     std::vector<int64_t> counts;  // rows of every matrix, or one number for all of them
+    // Which rows made the sums, now and before the last were added: equal numbers, equal sums.
+    uint64_t history = 0, history_before = 0;
 
     int64_t matrices() const { return static_cast<int64_t>(sums.size()) / columns; }
 };
@@ -43,6 +45,11 @@ class Accumulator {
     // The same for a tensor whose matrices all see equally many rows: one count for all.
     void add_dense(const std::string & name, const Rows & rows);
 
+    // Adds the rows that were added to another tensor last: those of query, key and value are the
+    // same. Only copies, and only where both have seen the same rows until then; else returns
+    // false.
+    bool add_same(const std::string & name, const std::string & other);
+
     // Adds what was collected elsewhere. Throws std::invalid_argument where sizes differ.
     void merge(const std::string & name, const Entry & entry);
 
@@ -50,9 +57,10 @@ class Accumulator {
 
   private:
     Entry & entry(const std::string & name, const Rows & rows);
-    void add_sums(const std::string & name, const Rows & rows, Entry & entry) const;
+    void add_sums(const std::string & name, const Rows & rows, Entry & target);
 
     int threads_;
+    uint64_t additions_ = 0;
     std::map<std::string, Entry> entries_;
 };
 

@@ -90,6 +90,15 @@ bool Collector::wants(const ggml_tensor * tensor) {
 }
 
 void Collector::collect(const ggml_tensor * tensor) {
+    const ggml_tensor * weights = tensor->src[0];
+    const Input same{tensor->src[1], tensor->src[2], {weights->ne[2], weights->ne[3]}};
+    const bool is_repeated = same == last_input_;
+    last_input_ = same;
+    const std::string other = std::exchange(last_name_, weight_name(weights));
+    ++collected_;
+    if (is_repeated && target_->add_same(last_name_, other)) {
+        return;
+    }
     const ggml_tensor * input = tensor->src[1];
     const auto * data = static_cast<const char *>(input->data);
     if (input->type != GGML_TYPE_F32 || input->nb[0] != sizeof(float)) {
@@ -106,7 +115,6 @@ void Collector::collect(const ggml_tensor * tensor) {
     } else {
         collect_dense(tensor, data);
     }
-    ++collected_;
 }
 
 // input: (columns, experts used or 1, tokens); ids: (experts used, tokens).

@@ -39,11 +39,24 @@ class Collector {
     void collect_routed(const ggml_tensor * tensor, const char * data);
     void collect_dense(const ggml_tensor * tensor, const char * data);
 
+    // What decides which rows a product adds to which matrix; the tensors are compared, not read.
+    struct Input {
+        const ggml_tensor * activations = nullptr;
+        const ggml_tensor * ids = nullptr;
+        int64_t matrices[2] = {};
+        bool operator==(const Input & other) const {
+            return activations == other.activations && ids == other.ids &&
+                   matrices[0] == other.matrices[0] && matrices[1] == other.matrices[1];
+        }
+    };
+
     std::shared_ptr<imatrix::Accumulator> target_;
     CollectorOptions options_;
     std::exception_ptr error_;
     int64_t collected_ = 0;
     std::string previous_, last_before_output_;
+    Input last_input_;
+    std::string last_name_;
     std::vector<char> activations_, ids_;  // copies of what lies on a device
 };
 
