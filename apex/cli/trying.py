@@ -20,7 +20,7 @@ _NEXT_STEPS = """
 With a real model (F16, BF16 or F32 GGUF, from convert_hf_to_gguf.py of llama.cpp):
   apex plan model.gguf --all-tiers
   apex quantize model.gguf model-i-quality.gguf --tier i-quality --imatrix auto
-  apex eval model-i-quality.gguf -r model.gguf -f text.txt"""
+  apex verify model-i-quality.gguf model.gguf --imatrix auto"""
 
 
 def demo(
