@@ -1,4 +1,15 @@
-// Runs a format's kernel over rows: W blocks at a time, one per lane.
+// Runs a format over rows: W blocks at a time, one per lane.
+//
+// A format is a struct of steps over one block (or super-block) of `weights` weights and `bytes`
+// bytes, whose `parts` parts are searched by themselves:
+//   sigma2   once per block   what corrects the importance: a mean of squares
+//   search   once per part    its scale, and what else is `Found`
+//   combine  once per block   all scales as integers; writes their bytes, leaves `Scales`
+//   round    once per part    the levels of its weights
+//   pack     once per block   the levels as bytes
+// Formats with a codebook have no levels: there combine writes every byte. The steps see lanes, so
+// that at width one the threads of a GPU can share a block's steps among themselves (csrc/cuda).
+// `Tables` is what the steps look up; `halves` are the places of the block's binary16 numbers.
 #pragma once
 
 #include "kernels/table.h"
@@ -39,8 +50,8 @@ class Blocks {
         load_rows<L::width>(sources, n, importance);
     }
 
-    // The sum of the squares of the whole row that each block is in.
-    F row_squares() const {
+    // The mean of the squares of the whole row that each block is in.
+    F row_mean_square() const {
         float sums[L::width];
         for (int lane = 0; lane < L::width; ++lane) {
             if (row_[lane] != summed_row_) {
@@ -55,16 +66,8 @@ class Blocks {
         }
         F result;
         std::memcpy(&result, sums, sizeof(result));
-        return result;
+        return result / static_cast<float>(rows_->columns);
     }
-
-    void report(bool too_large) const {
-        if (too_large) {
-            *rows_->too_large = true;
-        }
-    }
-
-    int64_t columns() const { return rows_->columns; }
 
   private:
     const Rows * rows_;
@@ -77,16 +80,83 @@ class Blocks {
 // Where a block has its binary16 numbers.
 template <int... places>
 struct Halves {
-    template <typename L>
-    bool any_infinite([[maybe_unused]] const typename L::I * bytes) const {
+    template <typename Byte>
+    APEX_HOST_DEVICE static bool any_infinite([[maybe_unused]] const Byte * bytes) {
         return (false || ... || any((bytes[places + 1] & 0x7c) == 0x7c));
     }
 };
 
-// A format is a struct with `weights` and `bytes` per block, `halves`, the places of its binary16
-// numbers, and
-//   template <typename L, bool weighted> static void quantize(const Blocks &, I * bytes);
-// which fills `bytes`, one integer of 0 .. 255 per byte of the block.
+// For formats that look nothing up.
+struct NoTables {
+    static const NoTables & get() {
+        static const NoTables none;
+        return none;
+    }
+};
+
+// What formats have in common, unless they say otherwise.
+struct FormatDefaults {
+    using Tables = NoTables;
+    static constexpr bool has_levels = true;
+    static constexpr bool by_row = false;         // sigma2 is the mean square of the whole row
+    static constexpr bool keeps_weights = false;  // combine needs the weights of all parts
+
+    template <typename L>
+    struct Scales {};
+
+    // How many parts a search takes at a time.
+    template <typename L, bool weighted>
+    static constexpr int together() {
+        return 1;
+    }
+
+    template <typename L, bool weighted>
+    APEX_HOST_DEVICE static typename L::F sigma2(const typename L::F *) {
+        return L::all(0.f);
+    }
+};
+
+// All steps over the blocks of one lane each. Returns whether a weight is too large.
+template <typename L, typename Format, bool weighted>
+bool quantize_lanes(const Blocks<L, Format::weights> & blocks, typename L::I * bytes) {
+    using F = typename L::F;
+    constexpr int part = Format::weights / Format::parts;
+    constexpr int together = Format::template together<L, weighted>();
+    const auto & tables = Format::Tables::get();
+    typename Format::template Found<L> found[Format::parts];
+    F weight[Format::keeps_weights ? Format::weights : together * part];
+    typename L::I levels[Format::has_levels ? Format::weights : 1];
+    bool too_large = false;
+
+    F sigma2;
+    if constexpr (Format::by_row && weighted) {
+        sigma2 = blocks.row_mean_square();
+    } else {
+        sigma2 = Format::template sigma2<L, weighted>(blocks.x);
+    }
+    for (int j = 0; j < Format::parts; j += together) {
+        F * of_part = Format::keeps_weights ? weight + j * part : weight;
+        if constexpr (weighted) {
+            blocks.template load_importance<together * part>(j * part, of_part);
+        }
+        too_large |= Format::template search<L, weighted>(
+            tables, blocks.x + j * part, of_part, sigma2, found + j,
+            Format::has_levels ? levels + j * part : nullptr);
+    }
+    typename Format::template Scales<L> scales;
+    too_large |= Format::template combine<L, weighted>(tables, blocks.x, weight, found, &scales,
+                                                       bytes);
+    if constexpr (Format::has_levels) {
+        for (int j = 0; j < Format::parts; ++j) {
+            Format::template round<L, weighted>(tables, blocks.x + j * part, found[j], scales, j,
+                                                levels + j * part);
+        }
+        Format::pack(levels, bytes);
+    }
+    return too_large || Format::halves::any_infinite(bytes);
+}
+
+// `bytes` are one integer of 0 .. 255 per byte of the block.
 template <typename L, typename Format, bool weighted>
 void quantize_blocks(const Rows & rows) {
     using I = typename L::I;
@@ -101,8 +171,9 @@ void quantize_blocks(const Rows & rows) {
     const int64_t count = rows.rows * (rows.columns / Format::weights);
     for (int64_t first = 0; first < count; first += L::width) {
         blocks.load(rows, first, count);
-        Format::template quantize<L, weighted>(blocks, bytes);
-        blocks.report(typename Format::halves{}.template any_infinite<L>(bytes));
+        if (quantize_lanes<L, Format, weighted>(blocks, bytes)) {
+            *rows.too_large = true;
+        }
         I lanes[padded];
         for (int i = 0; i < padded; ++i) {
             lanes[i] = bytes[4 * i] | bytes[4 * i + 1] << 8 | bytes[4 * i + 2] << 16 |
@@ -117,8 +188,8 @@ void quantize_blocks(const Rows & rows) {
     }
 }
 
-template <typename L>
-inline void put_half(typename L::I half, typename L::I * bytes) {
+template <typename I, typename Out>
+APEX_HOST_DEVICE inline void put_half(I half, Out bytes) {
     bytes[0] = half & 255;
     bytes[1] = half >> 8 & 255;
 }

@@ -9,6 +9,8 @@
 // and every pair of boundaries between the levels is tried with prefix sums.
 #pragma once
 
+#include <type_traits>
+
 #include "kernels/k_quants.h"
 #include "kernels/snap.h"
 #include "kernels/sort.h"
@@ -21,8 +23,12 @@ constexpr float kShift = IQ1S_DELTA;
 static_assert(IQ1S_DELTA == IQ1M_DELTA, "one shift for both formats");
 
 // The levels -1, 0, 1 shifted up or down.
-constexpr float kUp[3] = {-1 + kShift, kShift, 1 + kShift};
-constexpr float kDown[3] = {-1 - kShift, -kShift, 1 - kShift};
+APEX_HOST_DEVICE constexpr float shifted_up(int level) {
+    return static_cast<float>(level - 1) + kShift;
+}
+APEX_HOST_DEVICE constexpr float shifted_down(int level) {
+    return static_cast<float>(level - 1) - kShift;
+}
 
 // The best pair of boundaries: sorted weights below `first` take level 0, below `second` level 1.
 template <typename L>
@@ -33,7 +39,15 @@ struct Split {
     typename L::I second;
     typename L::I shift;  // which of the shifts: see the two searches
 
-    void offer(typename L::F sum_qx, typename L::F sum_q2, int i1, int i2, int which) {
+    APEX_HOST_DEVICE explicit Split(typename L::F initial_scale)
+        : scale(initial_scale),
+          score(L::all(-kFarthest)),
+          first(L::all(-1)),
+          second(L::all(-1)),
+          shift(L::all(-1)) {}
+
+    APEX_HOST_DEVICE void offer(typename L::F sum_qx, typename L::F sum_q2, int i1, int i2,
+                                int which) {
         const auto better = (sum_q2 > 0.f) & (sum_qx * sum_qx > score * sum_q2);
         if (any(better)) {
             scale = L::select(better, sum_qx / sum_q2, scale);
@@ -45,97 +59,122 @@ struct Split {
     }
 };
 
-template <typename L>
-inline Split<L> no_split(typename L::F scale) {
-    return {scale, L::all(-kFarthest), L::all(-1), L::all(-1), L::all(-1)};
-}
+// The sums that the search needs per boundary, in arrays that the caller chooses: on a GPU they lie
+// in shared memory. `Array` is indexed 0 .. part.
+//
+// One shift for the whole part, 0 up or 1 down.
+template <typename L, int part, typename Array>
+struct WholeSums {
+    static constexpr int arrays = 6;
+    Array x, w;                   // sums of weight * value and of weights below a boundary
+    Array above_x[2], above_w[2];  // what the third level adds, for both shifts
 
-// Shift 0 is up, 1 is down, for the whole part.
-template <typename L, int part>
-inline Split<L> search_split_whole(const Sorted<L, part> & s, typename L::F max) {
-    using F = typename L::F;
-    F sum_x[part + 1], sum_w[part + 1];
-    sum_x[0] = sum_w[0] = L::all(0.f);
-    for (int j = 0; j < part; ++j) {
-        sum_x[j + 1] = sum_x[j] + s.weight[j] * s.value[j];
-        sum_w[j + 1] = sum_w[j] + s.weight[j];
-    }
-    // What the third level adds, for every second boundary and both shifts.
-    F above_x[2][part + 1], above_w[2][part + 1];
-    for (int i = 0; i <= part; ++i) {
-        const F x = sum_x[part] - sum_x[i];
-        const F w = sum_w[part] - sum_w[i];
-        above_x[0][i] = x * kUp[2];
-        above_x[1][i] = x * kDown[2];
-        above_w[0][i] = w * kUp[2] * kUp[2];
-        above_w[1][i] = w * kDown[2] * kDown[2];
-    }
-    Split<L> best = no_split<L>(max);
-    for (int i1 = 0; i1 <= part; ++i1) {
-        const F below_x[2] = {sum_x[i1] * kUp[0], sum_x[i1] * kDown[0]};
-        const F below_w[2] = {sum_w[i1] * kUp[0] * kUp[0], sum_w[i1] * kDown[0] * kDown[0]};
-        for (int i2 = i1; i2 <= part; ++i2) {
-            const F x = sum_x[i2] - sum_x[i1];
-            const F w = sum_w[i2] - sum_w[i1];
-            best.offer(below_x[0] + x * kUp[1] + above_x[0][i2],
-                       below_w[0] + w * kUp[1] * kUp[1] + above_w[0][i2], i1, i2, 0);
-            best.offer(below_x[1] + x * kDown[1] + above_x[1][i2],
-                       below_w[1] + w * kDown[1] * kDown[1] + above_w[1][i2], i1, i2, 1);
+    APEX_HOST_DEVICE void fill(const Sorted<L, part> & s) {
+        using F = typename L::F;
+        x[0] = w[0] = L::all(0.f);
+        for (int j = 0; j < part; ++j) {
+            x[j + 1] = x[j] + s.weight[j] * s.value[j];
+            w[j + 1] = w[j] + s.weight[j];
+        }
+        for (int i = 0; i <= part; ++i) {
+            const F sum_x = x[part] - x[i];
+            const F sum_w = w[part] - w[i];
+            above_x[0][i] = sum_x * shifted_up(2);
+            above_x[1][i] = sum_x * shifted_down(2);
+            above_w[0][i] = sum_w * shifted_up(2) * shifted_up(2);
+            above_w[1][i] = sum_w * shifted_down(2) * shifted_down(2);
         }
     }
-    return best;
-}
+
+    APEX_HOST_DEVICE Split<L> search(typename L::F max) const {
+        using F = typename L::F;
+        Split<L> best(max);
+        for (int i1 = 0; i1 <= part; ++i1) {
+            const F x1 = x[i1];
+            const F w1 = w[i1];
+            const F below_x[2] = {x1 * shifted_up(0), x1 * shifted_down(0)};
+            const F below_w[2] = {w1 * shifted_up(0) * shifted_up(0),
+                                  w1 * shifted_down(0) * shifted_down(0)};
+            for (int i2 = i1; i2 <= part; ++i2) {
+                const F sum_x = x[i2] - x1;
+                const F sum_w = w[i2] - w1;
+                best.offer(below_x[0] + sum_x * shifted_up(1) + above_x[0][i2],
+                           below_w[0] + sum_w * shifted_up(1) * shifted_up(1) + above_w[0][i2], i1,
+                           i2, 0);
+                best.offer(below_x[1] + sum_x * shifted_down(1) + above_x[1][i2],
+                           below_w[1] + sum_w * shifted_down(1) * shifted_down(1) + above_w[1][i2],
+                           i1, i2, 1);
+            }
+        }
+        return best;
+    }
+};
 
 // A shift per half of the part: bit 1 of `shift` for the first half, bit 0 for the second; set is
 // down. The levels being one apart, a sum collapses to total * level 2 minus two prefix sums.
-template <typename L, int part>
-inline Split<L> search_split_halves(const Sorted<L, part> & s, typename L::F max) {
-    using F = typename L::F;
-    constexpr float first_up = kUp[0] * kUp[0] - kUp[1] * kUp[1];
-    constexpr float second_up = kUp[1] * kUp[1] - kUp[2] * kUp[2];
-    constexpr float first_down = kDown[0] * kDown[0] - kDown[1] * kDown[1];
-    constexpr float second_down = kDown[1] * kDown[1] - kDown[2] * kDown[2];
-    F px[2][part + 1], pw[2][part + 1];
-    for (int h = 0; h < 2; ++h) {
-        px[h][0] = pw[h][0] = L::all(0.f);
-        for (int j = 0; j < part; ++j) {
-            const auto mine = h == 0 ? s.place[j] < part / 2 : s.place[j] >= part / 2;
-            px[h][j + 1] = L::select(mine, px[h][j] + s.weight[j] * s.value[j], px[h][j]);
-            pw[h][j + 1] = L::select(mine, pw[h][j] + s.weight[j], pw[h][j]);
-        }
-    }
-    F second[2][2][part + 1];  // half, shift, boundary
-    for (int h = 0; h < 2; ++h) {
-        for (int i = 0; i <= part; ++i) {
-            second[h][0][i] = pw[h][i] * second_up;
-            second[h][1][i] = pw[h][i] * second_down;
-        }
-    }
-    Split<L> best = no_split<L>(max);
-    for (int i1 = 0; i1 <= part; ++i1) {
-        F first[2][2], total[2][2];
+template <typename L, int part, typename Array>
+struct HalfSums {
+    static constexpr int arrays = 8;
+    Array x[2], w[2];     // of each half, as above
+    Array second[2][2];   // what the second boundary adds, by half and shift
+
+    APEX_HOST_DEVICE void fill(const Sorted<L, part> & s) {
+        constexpr float second_up = shifted_up(1) * shifted_up(1) - shifted_up(2) * shifted_up(2);
+        constexpr float second_down =
+            shifted_down(1) * shifted_down(1) - shifted_down(2) * shifted_down(2);
+        APEX_UNROLL
         for (int h = 0; h < 2; ++h) {
-            total[h][0] = px[h][part] * kUp[2];
-            total[h][1] = px[h][part] * kDown[2];
-            first[h][0] = pw[h][part] * kUp[2] * kUp[2] + pw[h][i1] * first_up;
-            first[h][1] = pw[h][part] * kDown[2] * kDown[2] + pw[h][i1] * first_down;
+            x[h][0] = w[h][0] = L::all(0.f);
+            for (int j = 0; j < part; ++j) {
+                const auto mine = h == 0 ? s.place[j] < part / 2 : s.place[j] >= part / 2;
+                x[h][j + 1] = L::select(mine, x[h][j] + s.weight[j] * s.value[j], x[h][j]);
+                w[h][j + 1] = L::select(mine, w[h][j] + s.weight[j], w[h][j]);
+            }
+            for (int i = 0; i <= part; ++i) {
+                second[h][0][i] = w[h][i] * second_up;
+                second[h][1][i] = w[h][i] * second_down;
+            }
         }
-        for (int i2 = i1; i2 <= part; ++i2) {
-            F qx[2][2], q2[2][2];
+    }
+
+    APEX_HOST_DEVICE Split<L> search(typename L::F max) const {
+        using F = typename L::F;
+        constexpr float first_up = shifted_up(0) * shifted_up(0) - shifted_up(1) * shifted_up(1);
+        constexpr float first_down =
+            shifted_down(0) * shifted_down(0) - shifted_down(1) * shifted_down(1);
+        Split<L> best(max);
+        for (int i1 = 0; i1 <= part; ++i1) {
+            F first[2][2], total[2][2], x1[2];
+            APEX_UNROLL
             for (int h = 0; h < 2; ++h) {
-                const F sx = px[h][i1] + px[h][i2];
-                for (int shift = 0; shift < 2; ++shift) {
-                    qx[h][shift] = total[h][shift] - sx;
-                    q2[h][shift] = first[h][shift] + second[h][shift][i2];
+                x1[h] = x[h][i1];
+                total[h][0] = x[h][part] * shifted_up(2);
+                total[h][1] = x[h][part] * shifted_down(2);
+                first[h][0] = w[h][part] * shifted_up(2) * shifted_up(2) + w[h][i1] * first_up;
+                first[h][1] =
+                    w[h][part] * shifted_down(2) * shifted_down(2) + w[h][i1] * first_down;
+            }
+            for (int i2 = i1; i2 <= part; ++i2) {
+                F qx[2][2], q2[2][2];
+                APEX_UNROLL
+                for (int h = 0; h < 2; ++h) {
+                    const F sx = x1[h] + x[h][i2];
+                    APEX_UNROLL
+                    for (int shift = 0; shift < 2; ++shift) {
+                        qx[h][shift] = total[h][shift] - sx;
+                        q2[h][shift] = first[h][shift] + second[h][shift][i2];
+                    }
+                }
+                APEX_UNROLL
+                for (int k = 0; k < 4; ++k) {
+                    best.offer(qx[0][k / 2] + qx[1][k % 2], q2[0][k / 2] + q2[1][k % 2], i1, i2,
+                               k);
                 }
             }
-            for (int k = 0; k < 4; ++k) {
-                best.offer(qx[0][k / 2] + qx[1][k % 2], q2[0][k / 2] + q2[1][k % 2], i1, i2, k);
-            }
         }
+        return best;
     }
-    return best;
-}
+};
 
 // One part after its search. Where nothing was found: scale 0, shift 0, codes 0.
 template <typename L, int groups>
@@ -143,34 +182,100 @@ struct SplitPart {
     typename L::F scale;
     typename L::I shift;
     typename L::I code[groups];
-    bool too_large;
 };
 
-// The values of the levels under a shift, per lane.
-template <typename L>
-inline void shifted_levels(typename L::M down, typename L::F * values) {
-    for (int l = 0; l < 3; ++l) {
-        values[l] = L::select(down, L::all(kDown[l]), L::all(kUp[l]));
-    }
-}
-
-template <typename L, int part, bool halves>
-inline typename L::M is_down(typename L::I shift, int group) {
+template <typename L, bool halves>
+APEX_HOST_DEVICE inline typename L::M is_down(typename L::I shift, int group) {
     return (halves && group == 0 ? shift >> 1 : shift & 1) == 1;
 }
 
-template <typename L, int part, bool halves>
-inline SplitPart<L, part / 8> search_split(const Grid & grid, const typename L::F * x,
-                                           const typename L::F * weight, float smallest) {
+// What a level stands for.
+template <typename L>
+APEX_HOST_DEVICE inline typename L::F shifted_level(typename L::M down, int level) {
+    return L::select(down, L::all(shifted_down(level)), L::all(shifted_up(level)));
+}
+template <typename L>
+APEX_HOST_DEVICE inline typename L::F value_of(typename L::M down, typename L::I level) {
+    return L::select(level == 0, shifted_level<L>(down, 0),
+                     L::select(level == 1, shifted_level<L>(down, 1), shifted_level<L>(down, 2)));
+}
+
+// What the boundaries say: scale, shift, and the level of the weight at each sorted place. Where
+// the scale is negative, everything is mirrored.
+template <typename L, bool halves>
+struct SplitLevels {
+    typename L::M is_empty;
+    typename L::M negative;
+    typename L::F scale;
+    typename L::I shift;
+    typename L::I first, second;
+
+    APEX_HOST_DEVICE SplitLevels(const Split<L> & best, typename L::F max, float smallest)
+        : is_empty((max < smallest) | (best.first < 0)),
+          negative(best.scale < 0.f),
+          scale(L::select(negative, -best.scale, best.scale)),
+          shift(L::select(negative, (halves ? 3 : 1) - best.shift, best.shift)),
+          first(best.first),
+          second(best.second) {}
+
+    APEX_HOST_DEVICE typename L::I level(int place) const {
+        using I = typename L::I;
+        const I l = L::select(place < first, I{}, L::select(place < second, L::all(1), L::all(2)));
+        return L::select(negative, 2 - l, l);
+    }
+};
+
+// Sums of weight * q * x and of weight * q^2 over a part's codes; the scale that they give.
+template <typename L, int groups, bool halves>
+APEX_HOST_DEVICE inline void rescale(SplitPart<L, groups> & part, typename L::I all_on,
+                                     const typename L::F * x, const typename L::F * weight) {
     using F = typename L::F;
-    using I = typename L::I;
-    using M = typename L::M;
-    using Book = Codebook<L, 8, 2>;
-    constexpr int groups = part / 8;
-    F max = L::abs(x[0]);
-    for (int i = 1; i < part; ++i) {
+    F sum_qx = L::all(0.f);
+    F sum_q2 = L::all(0.f);
+    for (int k = 0; k < groups; ++k) {
+        const auto down = is_down<L, halves>(part.shift, k);
+        APEX_UNROLL
+        for (int i = 0; i < 8; ++i) {
+            const F q = value_of<L>(down, Codebook<L, 8, 2>::level(part.code[k], i));
+            const F wq = weight[8 * k + i] * q;
+            sum_qx += wq * x[8 * k + i];
+            sum_q2 += wq * q;
+        }
+    }
+    const typename L::M again = (all_on == 0) & (sum_qx > 0.f) & (sum_q2 > 0.f);
+    part.scale = L::select(again, sum_qx / sum_q2, part.scale);
+}
+
+template <typename L, int count>
+APEX_HOST_DEVICE inline typename L::F largest_magnitude(const typename L::F * x) {
+    auto max = L::abs(x[0]);
+    for (int i = 1; i < count; ++i) {
         max = L::max(max, L::abs(x[i]));
     }
+    return max;
+}
+
+// Empties a part in which nothing was found.
+template <typename L, int groups>
+APEX_HOST_DEVICE inline void finish_split(typename L::M is_empty, SplitPart<L, groups> & part) {
+    using I = typename L::I;
+    part.scale = L::select(is_empty, L::all(0.f), part.scale);
+    part.shift = L::select(is_empty, I{}, part.shift);
+    APEX_UNROLL
+    for (int k = 0; k < groups; ++k) {
+        part.code[k] = L::select(is_empty, I{}, part.code[k]);
+    }
+}
+
+// The whole search for one part per lane. Returns whether a weight is too large.
+template <typename L, int part, bool halves>
+inline bool search_split(const Grid & grid, const typename L::F * x, const typename L::F * weight,
+                         float smallest, SplitPart<L, part / 8> * result) {
+    using F = typename L::F;
+    using I = typename L::I;
+    using Book = Codebook<L, 8, 2>;
+    constexpr int groups = part / 8;
+    const F max = largest_magnitude<L, part>(x);
     Sorted<L, part> sorted;
     for (int i = 0; i < part; ++i) {
         sorted.value[i] = x[i];
@@ -178,159 +283,176 @@ inline SplitPart<L, part / 8> search_split(const Grid & grid, const typename L::
         sorted.place[i] = L::all(i);
     }
     sort<L, part>(sorted);
-    const Split<L> best = halves ? search_split_halves<L, part>(sorted, max)
-                                 : search_split_whole<L, part>(sorted, max);
-    const M is_empty = (max < smallest) | (best.first < 0);
+    struct Array {
+        F values[part + 1];
+        F & operator[](int i) { return values[i]; }
+        const F & operator[](int i) const { return values[i]; }
+    };
+    std::conditional_t<halves, HalfSums<L, part, Array>, WholeSums<L, part, Array>> sums;
+    sums.fill(sorted);
+    const SplitLevels<L, halves> split(sums.search(max), max, smallest);
 
-    // Levels back to where the weights came from; mirrored where the scale is negative.
-    const M negative = best.scale < 0.f;
+    // Levels back to where the weights came from.
     alignas(64) int32_t levels[part][L::width];
     for (int j = 0; j < part; ++j) {
-        const I level =
-            L::select(j < best.first, I{}, L::select(j < best.second, L::all(1), L::all(2)));
         int32_t places[L::width], values[L::width];
-        const I mirrored = L::select(negative, 2 - level, level);
+        const I level = split.level(j);
         std::memcpy(places, &sorted.place[j], sizeof(places));
-        std::memcpy(values, &mirrored, sizeof(values));
+        std::memcpy(values, &level, sizeof(values));
         for (int lane = 0; lane < L::width; ++lane) {
             levels[places[lane]][lane] = values[lane];
         }
     }
-    F scale = L::select(negative, -best.scale, best.scale);
-    const I shift = L::select(negative, (halves ? 3 : 1) - best.shift, best.shift);
-
     alignas(64) float x_by_lane[L::width * part];
     alignas(64) float weight_by_lane[L::width * part];
     store_rows<L::width>(x, part, x_by_lane);
     store_rows<L::width>(weight, part, weight_by_lane);
 
-    SplitPart<L, groups> result;
+    result->scale = split.scale;
+    result->shift = split.shift;
     I all_on = ~I{};
     int32_t far_lanes[L::width] = {};
-    F sum_qx = L::all(0.f);
-    F sum_q2 = L::all(0.f);
     for (int k = 0; k < groups; ++k) {
-        F values[3], level[8];
-        shifted_levels<L>(is_down<L, part, halves>(shift, k), values);
         float values_by_lane[L::width][4] = {};
         for (int l = 0; l < 3; ++l) {
+            const F value = shifted_level<L>(is_down<L, halves>(split.shift, k), l);
             float of_lanes[L::width];
-            std::memcpy(of_lanes, &values[l], sizeof(of_lanes));
+            std::memcpy(of_lanes, &value, sizeof(of_lanes));
             for (int lane = 0; lane < L::width; ++lane) {
                 values_by_lane[lane][l] = of_lanes[lane];
             }
         }
+        F level[8];
         for (int i = 0; i < 8; ++i) {
             I whole;
             std::memcpy(&whole, levels[8 * k + i], sizeof(whole));
             level[i] = to_float(whole);
         }
         I on_grid;
-        const I code = Book::snap(
+        float terms[8 << 2];
+        result->code[k] = Book::snap(
             grid, level, {x_by_lane + 8 * k, weight_by_lane + 8 * k, part, values_by_lane[0]},
-            scale, &on_grid, far_lanes);
+            split.scale, &on_grid, far_lanes, terms);
         all_on &= on_grid;
-        result.code[k] = L::select(is_empty, I{}, code);
-        for (int i = 0; i < 8; ++i) {
-            const I l = Book::level(code, i);
-            const F q = L::select(l == 0, values[0], L::select(l == 1, values[1], values[2]));
-            const F wq = weight[8 * k + i] * q;
-            sum_qx += wq * x[8 * k + i];
-            sum_q2 += wq * q;
-        }
     }
-    const M again = (all_on == 0) & (sum_qx > 0.f) & (sum_q2 > 0.f);
-    scale = L::select(again, sum_qx / sum_q2, scale);
-    result.scale = L::select(is_empty, L::all(0.f), scale);
-    result.shift = L::select(is_empty, I{}, shift);
+    rescale<L, groups, halves>(*result, all_on, x, weight);
     I far;
     std::memcpy(&far, far_lanes, sizeof(far));
     // The reference asserts that a scale is not NaN.
-    result.too_large = any(((far != 0) | (scale != scale)) & !is_empty);
-    return result;
+    const bool too_large =
+        any(((far != 0) | (result->scale != result->scale)) & !split.is_empty);
+    finish_split<L, groups>(split.is_empty, *result);
+    return too_large;
 }
 
 // The 3-bit scales: ggml's nearest_int(0.5f * (scale / d - 1)) with d the largest over 15.
 template <typename L, int count>
-inline typename L::F round_split_scales(const typename L::F * scales, typename L::F * integers,
-                                        typename L::M * is_empty) {
+APEX_HOST_DEVICE inline typename L::F round_split_scales(const typename L::F * scales,
+                                                         typename L::F * integers,
+                                                         typename L::M * is_empty) {
     using F = typename L::F;
     F max = L::all(0.f);
+    APEX_UNROLL
     for (int j = 0; j < count; ++j) {
         max = L::max(max, scales[j]);
     }
     *is_empty = max == 0.f;
     const F d = max / 15.f;
     const F inverse = 1.f / d;
+    APEX_UNROLL
     for (int j = 0; j < count; ++j) {
         integers[j] = L::nearest(0.5f * (inverse * scales[j] - 1.f), 0.f, 7.f);
     }
     return d;
 }
 
-struct Iq1S {
-    static constexpr int weights = kSuper;
-    static constexpr int bytes = 50;
-    using halves = Halves<0>;
+// What the two have in common.
+template <int bytes_, int parts_, bool halves_>
+struct SplitFormat : SuperFormat {
+    static constexpr int bytes = bytes_;
+    static constexpr int parts = parts_;
+    static constexpr int part = kSuper / parts;
+    static constexpr int groups = part / 8;
+    static constexpr bool by_halves = halves_;
+    static constexpr float smallest = halves_ ? 1e-7f : 1e-12f;
+    static constexpr bool has_levels = false;
+
+    struct Tables : Grid {
+        static const Grid & get() { return grid_iq1(); }
+    };
+    template <typename L>
+    using Found = SplitPart<L, groups>;
 
     template <typename L, bool weighted>
-    static void quantize(const Super<L> & blocks, typename L::I * out) {
-        using F = typename L::F;
-        using I = typename L::I;
-        const Grid & grid = grid_iq1();
-        const F sigma2 = 2.f * sum_of_squares<L>(blocks.x, kSuper) / 256.f;
-        F scales[8], integers[8], weight[32];
-        I high[8], shift[8];
-        for (int j = 0; j < 8; ++j) {
-            importance_weights<L, 32>(blocks, 32 * j, sigma2, weight);
-            const auto part = search_split<L, 32, false>(grid, blocks.x + 32 * j, weight, 1e-12f);
-            blocks.report(part.too_large);
-            scales[j] = part.scale;
-            shift[j] = part.shift;
-            high[j] = I{};
-            for (int k = 0; k < 4; ++k) {
-                const I index = Codebook<L, 8, 2>::index(grid, part.code[k]);
-                out[2 + 4 * j + k] = index & 255;
-                high[j] |= index >> 8 << (3 * k);
+    APEX_HOST_DEVICE static typename L::F sigma2(const typename L::F * x) {
+        return 2.f * sum_of_squares<L, kSuper>(x) / 256.f;
+    }
+
+    // From importance to the weights of a part.
+    template <typename L, bool weighted>
+    APEX_HOST_DEVICE static void weigh(const typename L::F * x, typename L::F sigma2,
+                                       typename L::F * weight) {
+        if constexpr (weighted) {
+            importance_weights<L, part>(x, sigma2, weight);
+        } else {
+            APEX_UNROLL
+            for (int i = 0; i < part; ++i) {
+                weight[i] = x[i] * x[i];
             }
         }
-        typename L::M is_empty;
-        const F d = round_split_scales<L, 8>(scales, integers, &is_empty);
-        put_half<L>(L::select(is_empty, I{}, L::to_half(d * 1.125f)), out);
-        for (int j = 0; j < 8; ++j) {
-            const I scale = to_int(integers[j]) | shift[j] << 3;
-            put_half<L>(high[j] | L::select(is_empty, I{}, scale) << 12, out + 34 + 2 * j);
-        }
+    }
+
+    template <typename L, bool weighted>
+    static bool search(const Grid & grid, const typename L::F * x, typename L::F * weight,
+                       typename L::F sigma2, Found<L> * found, typename L::I *) {
+        weigh<L, weighted>(x, sigma2, weight);
+        return search_split<L, part, by_halves>(grid, x, weight, smallest, found);
     }
 };
 
-struct Iq1M {
-    static constexpr int weights = kSuper;
-    static constexpr int bytes = 56;
-    using halves = Halves<>;  // its only one is in pieces
+struct Iq1S : SplitFormat<50, 8, false> {
+    using halves = Halves<0>;
 
-    template <typename L, bool weighted>
-    static void quantize(const Super<L> & blocks, typename L::I * out) {
+    template <typename L, bool weighted, typename Out>
+    APEX_HOST_DEVICE static bool combine(const Grid & grid, const typename L::F *,
+                                         const typename L::F *, const Found<L> * found, Scales<L> *,
+                                         Out out) {
         using F = typename L::F;
         using I = typename L::I;
-        const Grid & grid = grid_iq1();
-        const F sigma2 = 2.f * sum_of_squares<L>(blocks.x, kSuper) / 256.f;
-        F scales[16], integers[16], weight[kSuper];
-        I high[16], shift[16], code[32];
-        for (int j = 0; j < 16; ++j) {
-            part_weights<L, weighted>(blocks, 16 * j, sigma2, weight + 16 * j);
-            const auto part =
-                search_split<L, 16, true>(grid, blocks.x + 16 * j, weight + 16 * j, 1e-7f);
-            blocks.report(part.too_large);
-            scales[j] = part.scale;
-            shift[j] = part.shift;
-            high[j] = I{};
-            for (int k = 0; k < 2; ++k) {
-                code[2 * j + k] = part.code[k];
-                const I index = Codebook<L, 8, 2>::index(grid, part.code[k]);
-                out[2 * j + k] = index & 255;
-                high[j] |= index >> 8 << (4 * k);
+        F scales[8], integers[8];
+        for (int j = 0; j < 8; ++j) {
+            scales[j] = found[j].scale;
+        }
+        typename L::M is_empty;
+        const F d = round_split_scales<L, 8>(scales, integers, &is_empty);
+        put_half(L::select(is_empty, I{}, L::to_half(d * 1.125f)), out);
+        for (int j = 0; j < 8; ++j) {
+            I high{};
+            for (int k = 0; k < 4; ++k) {
+                const I index = Codebook<L, 8, 2>::index(grid, found[j].code[k]);
+                out[2 + 4 * j + k] = index & 255;
+                high |= index >> 8 << (3 * k);
             }
+            const I scale = to_int(integers[j]) | found[j].shift << 3;
+            put_half(high | L::select(is_empty, I{}, scale) << 12, out + 34 + 2 * j);
+        }
+        return false;
+    }
+};
+
+struct Iq1M : SplitFormat<56, 16, true> {
+    using halves = Halves<>;  // its only one is in pieces
+    static constexpr bool keeps_weights = true;
+
+    template <typename L, bool weighted, typename Out>
+    APEX_HOST_DEVICE static bool combine(const Grid & grid, const typename L::F * x,
+                                         const typename L::F * weight, const Found<L> * found,
+                                         Scales<L> *, Out out) {
+        using F = typename L::F;
+        using I = typename L::I;
+        F scales[16], integers[16];
+        for (int j = 0; j < 16; ++j) {
+            scales[j] = found[j].scale;
         }
         typename L::M is_empty;
         F d = round_split_scales<L, 16>(scales, integers, &is_empty);
@@ -339,46 +461,38 @@ struct Iq1M {
         F sum_qx = L::all(0.f);
         F sum_q2 = L::all(0.f);
         for (int j = 0; j < 32; ++j) {
-            F values[3];
-            shifted_levels<L>(is_down<L, 16, true>(shift[j / 2], j % 2), values);
+            const auto down = is_down<L, true>(found[j / 2].shift, j % 2);
             const F factor = 2.f * integers[j / 2] + 1.f;
+            APEX_UNROLL
             for (int i = 0; i < 8; ++i) {
-                const I l = Codebook<L, 8, 2>::level(code[j], i);
-                const F value =
-                    L::select(l == 0, values[0], L::select(l == 1, values[1], values[2]));
-                const F q = value * factor;
+                const I l = Codebook<L, 8, 2>::level(found[j / 2].code[j % 2], i);
+                const F q = value_of<L>(down, l) * factor;
                 const F wq = weight[8 * j + i] * q;
-                sum_qx += wq * blocks.x[8 * j + i];
+                sum_qx += wq * x[8 * j + i];
                 sum_q2 += wq * q;
             }
         }
         d = L::select(sum_q2 > 0.f, sum_qx / sum_q2, d);
         const I half = L::to_half(d * 1.1125f);
-        blocks.report(any(((half & 0x7c00) == 0x7c00) & !is_empty));
         for (int j = 0; j < 16; ++j) {
-            const I signs = (shift[j] >> 1) << 3 | (shift[j] & 1) << 7;
-            out[32 + j] = high[j] | L::select(is_empty, I{}, signs);
+            const I shift = found[j].shift;
+            I high{};
+            for (int k = 0; k < 2; ++k) {
+                const I index = Codebook<L, 8, 2>::index(grid, found[j].code[k]);
+                out[2 * j + k] = index & 255;
+                high |= index >> 8 << (4 * k);
+            }
+            const I signs = (shift >> 1) << 3 | (shift & 1) << 7;
+            out[32 + j] = high | L::select(is_empty, I{}, signs);
         }
         for (int j = 0; j < 4; ++j) {
             I word = (half >> (4 * j) & 15) << 12;
             for (int k = 0; k < 4; ++k) {
                 word |= to_int(integers[4 * j + k]) << (3 * k);
             }
-            put_half<L>(L::select(is_empty, I{}, word), out + 48 + 2 * j);
+            put_half(L::select(is_empty, I{}, word), out + 48 + 2 * j);
         }
-    }
-
-  private:
-    template <typename L, bool weighted>
-    static void part_weights(const Super<L> & blocks, int first, typename L::F sigma2,
-                             typename L::F * weight) {
-        if constexpr (weighted) {
-            importance_weights<L, 16>(blocks, first, sigma2, weight);
-        } else {
-            for (int i = 0; i < 16; ++i) {
-                weight[i] = blocks.x[first + i] * blocks.x[first + i];
-            }
-        }
+        return any(((half & 0x7c00) == 0x7c00) & !is_empty);
     }
 };
 

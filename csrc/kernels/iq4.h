@@ -21,18 +21,24 @@ struct Iq4Levels {
     alignas(64) float value[16];
     alignas(64) float midpoint[16];  // midpoint[k]: the lowest that goes to level k; [0] is unused
 
-    Iq4Levels() {
-        for (int k = 0; k < 16; ++k) {
-            value[k] = static_cast<float>(kvalues_iq4nl[k]);
-            midpoint[k] =
-                k == 0 ? 0.f : 0.5f * static_cast<float>(kvalues_iq4nl[k - 1] + kvalues_iq4nl[k]);
-        }
+    static const Iq4Levels & get() {
+        static const Iq4Levels made = [] {
+            Iq4Levels result;
+            for (int k = 0; k < 16; ++k) {
+                const int below = k == 0 ? -kvalues_iq4nl[0] : kvalues_iq4nl[k - 1];
+                result.value[k] = static_cast<float>(kvalues_iq4nl[k]);
+                result.midpoint[k] = 0.5f * static_cast<float>(below + kvalues_iq4nl[k]);
+            }
+            return result;
+        }();
+        return made;
     }
 
     template <typename L>
-    typename L::I nearest(typename L::F x) const {
+    APEX_HOST_DEVICE typename L::I nearest(typename L::F x) const {
         using I = typename L::I;
         I index{};
+        APEX_UNROLL
         for (int bit = 8; bit > 0; bit /= 2) {
             const I tried = index + bit;
             index = L::select(x < lookup16(midpoint, tried), index, tried);
@@ -43,14 +49,15 @@ struct Iq4Levels {
 
 // The first half of quantize_row_iq4_nl_impl: the scale of 32 weights.
 template <typename L>
-inline typename L::F search_iq4(const Iq4Levels & levels, const typename L::F * x,
-                                const typename L::F * weight) {
+APEX_HOST_DEVICE inline typename L::F search_iq4(const Iq4Levels & levels, const typename L::F * x,
+                                                 const typename L::F * weight) {
     using F = typename L::F;
     F amax;
-    const F max = extreme<L>(x, 32, &amax);
+    const F max = extreme<L, 32>(x, &amax);
     F sum_qx, sum_q2;
     const auto accumulate = [&](F inverse) {
         sum_qx = sum_q2 = L::all(0.f);
+        APEX_UNROLL
         for (int i = 0; i < 32; ++i) {
             const F q = lookup16(levels.value, levels.nearest<L>(inverse * x[i]));
             const F wq = weight[i] * q;
@@ -71,72 +78,103 @@ inline typename L::F search_iq4(const Iq4Levels & levels, const typename L::F * 
 }
 
 template <int count>
-struct Iq4 {
+struct Iq4 : FormatDefaults {
     static constexpr bool super = count == 256;
     static constexpr int weights = count;
     static constexpr int bytes = super ? 136 : 18;
+    static constexpr int parts = count / 32;
     using halves = Halves<0>;
+    using Tables = Iq4Levels;
+
+    template <typename L>
+    struct Found {
+        typename L::F scale;
+    };
+    template <typename L>
+    struct Scales {
+        typename L::F scale[parts];
+    };
 
     template <typename L, bool weighted>
-    static void quantize(const Blocks<L, count> & blocks, typename L::I * out) {
-        using F = typename L::F;
-        using I = typename L::I;
-        static const Iq4Levels levels;
-        constexpr int parts = count / 32;
-        F sigma2 = L::all(0.f);
+    APEX_HOST_DEVICE static typename L::F sigma2(const typename L::F * x) {
+        auto sum = L::all(0.f);
         for (int i = 0; weighted && i < count; ++i) {
-            sigma2 += blocks.x[i] * blocks.x[i];
+            sum += x[i] * x[i];
         }
-        sigma2 *= 2.f / static_cast<float>(count);
-        F scales[parts];
-        for (int j = 0; j < parts; ++j) {
-            const F * x = blocks.x + 32 * j;
-            F weight[32];
+        return sum * (2.f / static_cast<float>(count));
+    }
+
+    template <typename L, bool weighted>
+    APEX_HOST_DEVICE static bool search(const Iq4Levels & levels, const typename L::F * x,
+                                        typename L::F * weight,
+                                        [[maybe_unused]] typename L::F sigma2, Found<L> * found,
+                                        typename L::I *) {
+        APEX_UNROLL
+        for (int i = 0; i < 32; ++i) {
             if constexpr (weighted) {
-                blocks.template load_importance<32>(32 * j, weight);
-                for (int i = 0; i < 32; ++i) {
-                    weight[i] *= square_root(sigma2 + x[i] * x[i]);
-                }
+                weight[i] *= square_root(sigma2 + x[i] * x[i]);
             } else {
-                for (int i = 0; i < 32; ++i) {
-                    weight[i] = x[i] * x[i];
-                }
+                weight[i] = x[i] * x[i];
             }
-            scales[j] = search_iq4<L>(levels, x, weight);
         }
-        I * qs = out + bytes - count / 2;
+        found->scale = search_iq4<L>(levels, x, weight);
+        return false;
+    }
+
+    template <typename L, bool weighted, typename Out>
+    APEX_HOST_DEVICE static bool combine(const Iq4Levels &, const typename L::F *,
+                                         const typename L::F *, const Found<L> * found,
+                                         Scales<L> * result, Out out) {
         if constexpr (super) {
-            F amax;
-            const F d = -extreme<L>(scales, parts, &amax) / 32.f;
+            using F = typename L::F;
+            F scales[parts], amax;
+            APEX_UNROLL
+            for (int j = 0; j < parts; ++j) {
+                scales[j] = found[j].scale;
+            }
+            const F d = -extreme<L, parts>(scales, &amax) / 32.f;
             const F inverse = L::select(d != 0.f, 1.f / d, L::all(0.f));
-            put_half<L>(L::to_half(d), out);
-            I integers[parts];
+            put_half(L::to_half(d), out);
+            typename L::I integers[parts];
+            APEX_UNROLL
             for (int j = 0; j < parts; ++j) {
                 const F integer = L::nearest(inverse * scales[j], -32.f, 31.f);
                 integers[j] = to_int(integer) + 32;
-                const F scale = d * integer;
-                pack<L>(levels, blocks.x + 32 * j, scale, qs + 16 * j);
+                result->scale[j] = d * integer;
             }
             out[2] = integers[0] >> 4 | integers[1] >> 4 << 2 | integers[2] >> 4 << 4 |
                      integers[3] >> 4 << 6;
             out[3] = integers[4] >> 4 | integers[5] >> 4 << 2 | integers[6] >> 4 << 4 |
                      integers[7] >> 4 << 6;
+            APEX_UNROLL
             for (int j = 0; j < 4; ++j) {
                 out[4 + j] = (integers[2 * j] & 15) | (integers[2 * j + 1] & 15) << 4;
             }
         } else {
-            put_half<L>(L::to_half(scales[0]), out);
-            pack<L>(levels, blocks.x, scales[0], qs);
+            put_half(L::to_half(found->scale), out);
+            result->scale[0] = found->scale;
+        }
+        return false;
+    }
+
+    template <typename L, bool weighted>
+    APEX_HOST_DEVICE static void round(const Iq4Levels & levels, const typename L::F * x,
+                                       const Found<L> &, const Scales<L> & scales, int j,
+                                       typename L::I * l) {
+        const auto scale = scales.scale[j];
+        const auto inverse = L::select(scale != 0.f, 1.f / scale, L::all(0.f));
+        APEX_UNROLL
+        for (int i = 0; i < 32; ++i) {
+            l[i] = levels.nearest<L>(inverse * x[i]);
         }
     }
 
-  private:
-    template <typename L>
-    static void pack(const Iq4Levels & levels, const typename L::F * x, typename L::F scale,
-                     typename L::I * qs) {
-        const auto inverse = L::select(scale != 0.f, 1.f / scale, L::all(0.f));
-        for (int i = 0; i < 16; ++i) {
-            qs[i] = levels.nearest<L>(inverse * x[i]) | levels.nearest<L>(inverse * x[i + 16]) << 4;
+    template <typename Levels, typename Out>
+    APEX_HOST_DEVICE static void pack(Levels l, Out out) {
+        for (int j = 0; j < parts; ++j) {
+            for (int i = 0; i < 16; ++i) {
+                out[bytes - count / 2 + 16 * j + i] = l[32 * j + i] | l[32 * j + 16 + i] << 4;
+            }
         }
     }
 };

@@ -20,7 +20,7 @@ struct Symmetric {
     typename L::M is_zero;  // every l is 0, without an offset
 
     // What ggml's function leaves in L: l + limit, or 0.
-    typename L::F stored(typename L::F x, int limit) const {
+    APEX_HOST_DEVICE typename L::F stored(typename L::F x, int limit) const {
         const auto l =
             L::nearest(inverse * x, static_cast<float>(-limit), static_cast<float>(limit - 1)) +
             static_cast<float>(limit);
@@ -29,10 +29,11 @@ struct Symmetric {
 };
 
 // The element of largest magnitude, with its sign; the first of equals.
-template <typename L>
-inline typename L::F extreme(const typename L::F * x, int count, typename L::F * magnitude) {
+template <typename L, int count>
+APEX_HOST_DEVICE inline typename L::F extreme(const typename L::F * x, typename L::F * magnitude) {
     typename L::F max = L::all(0.f);
     typename L::F amax = L::all(0.f);
+    APEX_UNROLL
     for (int i = 0; i < count; ++i) {
         const auto ax = L::abs(x[i]);
         const auto larger = ax > amax;
@@ -43,15 +44,15 @@ inline typename L::F extreme(const typename L::F * x, int count, typename L::F *
     return max;
 }
 
-// ggml: make_qx_quants with rmse_type 1. `weight` is null for squares of x.
-template <typename L, int count>
-inline Symmetric<L> search_symmetric(const typename L::F * x, const typename L::F * weight,
-                                     int limit) {
+// ggml: make_qx_quants with rmse_type 1. Not weighted: by the squares of x.
+template <typename L, int count, bool weighted>
+APEX_HOST_DEVICE inline Symmetric<L> search_symmetric(const typename L::F * x,
+ [[maybe_unused]] const typename L::F * weight, int limit) {
     using F = typename L::F;
     const auto low = static_cast<float>(-limit);
     const auto high = static_cast<float>(limit - 1);
     F amax;
-    const F max = extreme<L>(x, count, &amax);
+    const F max = extreme<L, count>(x, &amax);
     const auto is_zero = amax < kAllZero;
 
     F inverse = L::all(low) / max;
@@ -59,9 +60,10 @@ inline Symmetric<L> search_symmetric(const typename L::F * x, const typename L::
     F sum_l2 = L::all(0.f);
     const auto accumulate = [&](F candidate) {
         sum_lx = sum_l2 = L::all(0.f);
+        APEX_UNROLL
         for (int i = 0; i < count; ++i) {
             const F l = L::nearest(candidate * x[i], low, high);
-            const F w = weight != nullptr ? weight[i] : x[i] * x[i];
+            const F w = weighted ? weight[i] : x[i] * x[i];
             sum_lx += w * x[i] * l;
             sum_l2 += w * l * l;
         }
@@ -92,7 +94,7 @@ struct Affine {
     typename L::F inverse;  // l = nearest(inverse * (weight - base)), within 0 .. limit
     typename L::F base;
 
-    typename L::F stored(typename L::F x, int limit) const {
+    APEX_HOST_DEVICE typename L::F stored(typename L::F x, int limit) const {
         return L::nearest(inverse * (x - base), 0.f, static_cast<float>(limit));
     }
 };
@@ -106,7 +108,7 @@ struct AffineSteps {
 
 // ggml: make_qkx2_quants and make_qkx3_quants, which differ in nothing that is used.
 template <typename L, int count>
-inline Affine<L> search_affine(const typename L::F * x, const typename L::F * weight, int limit,
+APEX_HOST_DEVICE inline Affine<L> search_affine(const typename L::F * x, const typename L::F * weight, int limit,
                                const AffineSteps & steps) {
     using F = typename L::F;
     const auto top = static_cast<float>(limit);
@@ -114,6 +116,7 @@ inline Affine<L> search_affine(const typename L::F * x, const typename L::F * we
     F max = x[0];
     F sum_w = weight[0];
     F sum_x = sum_w * x[0];
+    APEX_UNROLL
     for (int i = 1; i < count; ++i) {
         min = L::min(x[i], min);
         max = L::max(x[i], max);
@@ -130,6 +133,7 @@ inline Affine<L> search_affine(const typename L::F * x, const typename L::F * we
     F scale = 1.f / inverse;
     F best = L::all(0.f);
     F l[count];
+    APEX_UNROLL
     for (int i = 0; i < count; ++i) {
         l[i] = L::nearest(inverse * (x[i] - min), 0.f, top);
         best += weight[i] * error_of(scale * l[i] + min - x[i]);
@@ -141,6 +145,7 @@ inline Affine<L> search_affine(const typename L::F * x, const typename L::F * we
         F sum_l = L::all(0.f);
         F sum_l2 = L::all(0.f);
         F sum_xl = L::all(0.f);
+        APEX_UNROLL
         for (int i = 0; i < count; ++i) {
             l[i] = L::nearest(candidate * (x[i] - min), 0.f, top);
             const F wl = weight[i] * l[i];
@@ -155,6 +160,7 @@ inline Affine<L> search_affine(const typename L::F * x, const typename L::F * we
         this_min = L::select(positive, L::all(0.f), this_min);
         this_scale = L::select(positive, sum_xl / sum_l2, this_scale);
         F error = L::all(0.f);
+        APEX_UNROLL
         for (int i = 0; i < count; ++i) {
             error += weight[i] * error_of(this_scale * l[i] + this_min - x[i]);
         }
@@ -172,7 +178,7 @@ inline Affine<L> search_affine(const typename L::F * x, const typename L::F * we
 
 // ggml: make_qp_quants. Writes the integers, 0 .. 255, and returns the scale of the scales.
 template <typename L, int count>
-inline typename L::F quantize_scales(const typename L::F * x, const typename L::F * weight,
+APEX_HOST_DEVICE inline typename L::F quantize_scales(const typename L::F * x, const typename L::F * weight,
                                      int limit, typename L::I * integers) {
     using F = typename L::F;
     using I = typename L::I;
@@ -181,6 +187,7 @@ inline typename L::F quantize_scales(const typename L::F * x, const typename L::
     const auto byte = [](F l) { return to_float(to_int(l) & 255); };
 
     F max = L::all(0.f);
+    APEX_UNROLL
     for (int i = 0; i < count; ++i) {
         max = L::max(max, x[i]);
     }
@@ -188,6 +195,7 @@ inline typename L::F quantize_scales(const typename L::F * x, const typename L::
     F inverse = L::all(top) / max;
     const F first_scale = 1.f / inverse;
     F best = L::all(0.f);
+    APEX_UNROLL
     for (int i = 0; i < count; ++i) {
         const F diff = x[i] - first_scale * byte(L::nearest(inverse * x[i]));
         best += weight[i] * diff * diff;
@@ -199,6 +207,7 @@ inline typename L::F quantize_scales(const typename L::F * x, const typename L::
         const F candidate = L::all(0.1f * static_cast<float>(step) + top) / max;
         const F scale = 1.f / candidate;
         F error = L::all(0.f);
+        APEX_UNROLL
         for (int i = 0; i < count; ++i) {
             const F diff = x[i] - scale * L::min(L::all(top), L::nearest(candidate * x[i]));
             error += weight[i] * diff * diff;
@@ -210,6 +219,7 @@ inline typename L::F quantize_scales(const typename L::F * x, const typename L::
     F sum_lx = L::all(0.f);
     F sum_l2 = L::all(0.f);
     F l[count];
+    APEX_UNROLL
     for (int i = 0; i < count; ++i) {
         const F rounded = L::min(L::all(top), L::nearest(inverse * x[i]));
         l[i] = byte(rounded);
@@ -218,6 +228,7 @@ inline typename L::F quantize_scales(const typename L::F * x, const typename L::
     }
     for (int round = 0; round < 5; ++round) {
         bool changed = false;  // a lane without a change has none in the next round either
+        APEX_UNROLL
         for (int i = 0; i < count; ++i) {
             const F wx = weight[i] * x[i];
             F slx = sum_lx - wx * l[i];
@@ -240,6 +251,7 @@ inline typename L::F quantize_scales(const typename L::F * x, const typename L::
             break;
         }
     }
+    APEX_UNROLL
     for (int i = 0; i < count; ++i) {
         integers[i] = L::select(is_zero, I{}, to_int(l[i]));
     }
@@ -251,7 +263,7 @@ inline typename L::F quantize_scales(const typename L::F * x, const typename L::
 // sub-blocks that follow each other, because each step waits for the one before. Writes l + limit
 // and the scales.
 template <typename L, int count, int batch>
-inline void search_descent(const typename L::F * x, int limit, typename L::F * l,
+APEX_HOST_DEVICE inline void search_descent(const typename L::F * x, int limit, typename L::F * l,
                            typename L::F * scales) {
     using F = typename L::F;
     const auto low = static_cast<float>(-limit);
@@ -260,9 +272,10 @@ inline void search_descent(const typename L::F * x, int limit, typename L::F * l
     F sum_lx[batch], sum_l2[batch];
     for (int b = 0; b < batch; ++b) {
         F amax;
-        const F inverse = L::all(low) / extreme<L>(x + b * count, count, &amax);
+        const F inverse = L::all(low) / extreme<L, count>(x + b * count, &amax);
         is_zero[b] = amax < kAllZero;
         sum_lx[b] = sum_l2[b] = L::all(0.f);
+        APEX_UNROLL
         for (int i = b * count; i < (b + 1) * count; ++i) {
             l[i] = L::nearest(inverse * x[i], low, high);
             const F w = x[i] * x[i];
@@ -280,6 +293,7 @@ inline void search_descent(const typename L::F * x, int limit, typename L::F * l
         for (auto & mask : changed) {
             mask = typename L::M{};
         }
+        APEX_UNROLL
         for (int i = 0; i < count; ++i) {
             for (int b = 0; b < batch; ++b) {
                 if (!active[b]) {
@@ -312,6 +326,7 @@ inline void search_descent(const typename L::F * x, int limit, typename L::F * l
         }
     }
     for (int b = 0; b < batch; ++b) {
+        APEX_UNROLL
         for (int i = b * count; i < (b + 1) * count; ++i) {
             l[i] = L::select(is_zero[b], L::all(0.f), l[i] + static_cast<float>(limit));
         }

@@ -16,11 +16,13 @@ struct Codebook {
     static constexpr int coordinates = coordinates_;
     static constexpr int bits = bits_;
     static constexpr int levels = bits == 2 ? 3 : 8;
+    static constexpr int top = 2 * levels - 1;  // what the highest level stands for in IQ2 and IQ3
 
-    static I level(I code, int i) { return code >> (bits * i) & ((1 << bits) - 1); }
+    APEX_HOST_DEVICE static I level(I code, int i) { return code >> (bits * i) & ((1 << bits) - 1); }
 
     // ggml: nearest_int(0.5f * (inverse * x - 1)), within the levels.
-    static void round(const F * x, F inverse, F * level) {
+    APEX_HOST_DEVICE static void round(const F * x, F inverse, F * level) {
+        APEX_UNROLL
         for (int i = 0; i < coordinates; ++i) {
             level[i] =
                 L::nearest(0.5f * (inverse * x[i] - 1.f), 0.f, static_cast<float>(levels - 1));
@@ -38,10 +40,12 @@ struct Codebook {
     // The code of the grid point for the given levels: the point itself where it is on the grid,
     // otherwise the neighbour at the least sum of weight * (scale * value - x)^2. `on_grid` is all
     // ones or zero per lane. `far` is set in the lanes where all distances overflow, which the
-    // reference does not survive.
-    static I snap(const Grid & grid, const F * level, const Lanes & lanes, F scale, I * on_grid,
-                  int32_t * far) {
+    // reference does not survive. `terms` is room for coordinates << bits floats.
+    template <typename Terms>
+    APEX_HOST_DEVICE static I snap(const Grid & grid, const F * level, const Lanes & lanes, F scale,
+                                   I * on_grid, int32_t * far, Terms terms) {
         F number = level[coordinates - 1];
+        APEX_UNROLL
         for (int i = coordinates - 2; i >= 0; --i) {
             number = number * static_cast<float>(levels) + level[i];
         }
@@ -72,7 +76,7 @@ struct Codebook {
             const int found = NearestCode<L::width, coordinates, bits>::find(
                 {lanes.x + lane * lanes.stride, lanes.weight + lane * lanes.stride, scales[lane],
                  lanes.values + (lane << bits)},
-                list, units);
+                list, units, terms);
             far[lane] |= found < 0;
             codes[lane] = list[found < 0 ? 0 : found];
         }
@@ -81,7 +85,7 @@ struct Codebook {
     }
 
     // The index of each grid point in the format.
-    static I index(const Grid & grid, I code) {
+    APEX_HOST_DEVICE static I index(const Grid & grid, I code) {
         alignas(64) int32_t values[L::width];
         std::memcpy(values, &code, sizeof(values));
         for (int lane = 0; lane < L::width; ++lane) {

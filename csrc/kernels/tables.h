@@ -1,6 +1,12 @@
-// The tables of the formats: upstream's own header, with internal linkage in every instruction set.
+// The tables of the formats: upstream's own header, with internal linkage in every instruction set,
+// or in a GPU's memory.
 #pragma once
 
+#if defined(__CUDACC__)
+#define GGML_COMMON_DECL_CUDA
+#define GGML_COMMON_IMPL_CUDA
+#else
 #define GGML_COMMON_DECL_CPP
 #define GGML_COMMON_IMPL_CPP
+#endif
 #include <ggml-common.h>

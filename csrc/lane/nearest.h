@@ -24,13 +24,15 @@ struct Point {
 };
 
 // terms[coordinate][level] = weight * (scale * value - x)^2
-template <int coordinates, int bits>
-inline void distance_terms(const Point & point, float * terms) {
+template <int coordinates, int bits, typename Terms>
+APEX_HOST_DEVICE inline void distance_terms(const Point & point, Terms terms) {
     float scaled[1 << bits];
+    APEX_UNROLL
     for (int l = 0; l < 1 << bits; ++l) {
         scaled[l] = point.scale * point.values[l];
     }
     for (int i = 0; i < coordinates; ++i) {
+        APEX_UNROLL
         for (int l = 0; l < 1 << bits; ++l) {
             const float difference = scaled[l] - point.x[i];
             terms[(i << bits) + l] = point.weight[i] * difference * difference;
@@ -39,14 +41,16 @@ inline void distance_terms(const Point & point, float * terms) {
 }
 
 // The nearest of 16 * units codes: its position, or -1 where every distance is infinite or NaN.
-template <int coordinates, int bits>
-inline int nearest_scalar(const float * terms, const uint16_t * codes, int units) {
+template <int coordinates, int bits, typename Terms>
+APEX_HOST_DEVICE inline int nearest_scalar(Terms terms, const uint16_t * codes, int units) {
     int best = -1;
     float least = kFarthest;
     for (int candidate = 0; candidate < 16 * units; ++candidate) {
+        const int code = codes[candidate];
         float distance = 0;
+        APEX_UNROLL
         for (int i = 0; i < coordinates; ++i) {
-            distance += terms[(i << bits) + (codes[candidate] >> (bits * i) & ((1 << bits) - 1))];
+            distance += terms[(i << bits) + (code >> (bits * i) & ((1 << bits) - 1))];
         }
         if (distance < least) {
             least = distance;
@@ -58,8 +62,10 @@ inline int nearest_scalar(const float * terms, const uint16_t * codes, int units
 
 template <int W, int coordinates, int bits>
 struct NearestCode {
-    static int find(const Point & point, const uint16_t * codes, int units) {
-        float terms[coordinates << bits];
+    // `terms` has room for coordinates << bits floats; wider lanes keep them in registers.
+    template <typename Terms>
+    APEX_HOST_DEVICE static int find(const Point & point, const uint16_t * codes, int units,
+                                     Terms terms) {
         distance_terms<coordinates, bits>(point, terms);
         return nearest_scalar<coordinates, bits>(terms, codes, units);
     }
@@ -68,7 +74,7 @@ struct NearestCode {
 #if defined(__AVX2__)
 template <int coordinates, int bits>
 struct NearestCode<8, coordinates, bits> {
-    static int find(const Point & point, const uint16_t * codes, int units) {
+    static int find(const Point & point, const uint16_t * codes, int units, const float *) {
         __m256 tables[coordinates];
         fill(point, tables);
         __m256 least = _mm256_set1_ps(kFarthest);
@@ -136,7 +142,7 @@ struct NearestCode<8, coordinates, bits> {
 #if defined(__AVX512F__)
 template <int coordinates, int bits>
 struct NearestCode<16, coordinates, bits> {
-    static int find(const Point & point, const uint16_t * codes, int units) {
+    static int find(const Point & point, const uint16_t * codes, int units, const float *) {
         __m512 tables[coordinates];
         fill(point, tables);
         __m512 least = _mm512_set1_ps(kFarthest);

@@ -1,9 +1,16 @@
-// Functions that a GPU thread runs too.
+// What a GPU's compiler has to be told, and others need not.
 #pragma once
 
-// nvcc compiles what is marked so twice, for the host and for the device; others see nothing.
+// A function that a GPU thread runs too: nvcc compiles it twice, for the host and for the device.
 #if defined(__CUDACC__)
 #define APEX_HOST_DEVICE __host__ __device__
 #else
 #define APEX_HOST_DEVICE
+#endif
+
+// A loop over an array that a GPU has to keep in registers, which have no addresses.
+#if defined(__CUDA_ARCH__)
+#define APEX_UNROLL _Pragma("unroll")
+#else
+#define APEX_UNROLL
 #endif
