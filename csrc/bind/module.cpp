@@ -4,6 +4,7 @@
 #include <exception>
 #include <system_error>
 
+#include "cuda/gpu.h"
 #include "engine/rows.h"
 #include "gguf/header.h"
 #include "guard/guard.h"
@@ -55,11 +56,14 @@ PYBIND11_MODULE(_core, module) {
                                                              PyExc_RuntimeError);
     py::register_local_exception<apex::imatrix::NonFinite>(module, "NonFiniteError",
                                                            PyExc_ArithmeticError);
+    py::register_local_exception<apex::cuda::DeviceError>(module, "DeviceError",
+                                                          PyExc_RuntimeError);
     py::register_local_exception_translator(translate);
     apex::bind::register_types(module);
     apex::bind::register_gguf(module);
     apex::bind::register_engine(module);
     apex::bind::register_quantizer(module);
     apex::bind::register_imatrix(module);
+    apex::bind::register_cuda(module);
     apex::bind::register_inference(module);
 }

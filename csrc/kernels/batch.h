@@ -98,6 +98,7 @@ struct NoTables {
 struct FormatDefaults {
     using Tables = NoTables;
     static constexpr bool has_levels = true;
+    static constexpr bool leaves_levels = false;  // search writes levels that round may keep
     static constexpr bool by_row = false;         // sigma2 is the mean square of the whole row
     static constexpr bool keeps_weights = false;  // combine needs the weights of all parts
 
@@ -106,12 +107,12 @@ struct FormatDefaults {
 
     // How many parts a search takes at a time.
     template <typename L, bool weighted>
-    static constexpr int together() {
+    APEX_HOST_DEVICE static constexpr int together() {
         return 1;
     }
 
-    template <typename L, bool weighted>
-    APEX_HOST_DEVICE static typename L::F sigma2(const typename L::F *) {
+    template <typename L, bool weighted, typename Weights>
+    APEX_HOST_DEVICE static typename L::F sigma2(Weights) {
         return L::all(0.f);
     }
 };

@@ -13,19 +13,19 @@ struct Exponents {
 
     // Made by this machine's log2f, on first use.
     static const Exponents & get();
-
-    // floor(log2f(v)) of a positive, finite v.
-    APEX_HOST_DEVICE int of(float v) const {
-        int bits;
-        std::memcpy(&bits, &v, sizeof(bits));
-        int e = (bits >> 23) - 127;
-        if (e == -127) {  // a subnormal number counts units of 2^-149
-            const auto units = static_cast<float>(bits);
-            std::memcpy(&bits, &units, sizeof(bits));
-            e = (bits >> 23) - 127 + kLowest;
-        }
-        return v >= least[e + 1 - kLowest] ? e + 1 : e;
-    }
 };
 
+namespace {
+
+// floor(log2f(v)) of a positive, finite v.
+APEX_HOST_DEVICE inline int exponent_of(const Exponents & table, float v) {
+    int e = (Lane<1>::bits(v) >> 23) - 127;
+    if (e == -127) {  // a subnormal number counts units of 2^-149
+        const auto units = static_cast<float>(Lane<1>::bits(v));
+        e = (Lane<1>::bits(units) >> 23) - 127 + Exponents::kLowest;
+    }
+    return v >= table.least[e + 1 - Exponents::kLowest] ? e + 1 : e;
+}
+
+}  // namespace
 }  // namespace apex

@@ -17,6 +17,9 @@ struct Grid {
     const uint16_t * neighbours;
     // Per code of a grid point: its index in the format.
     const uint16_t * index;
+    // How long the first two are; the third has one for every 16-bit number.
+    uint32_t point_count;
+    uint32_t neighbour_count;
 
     static constexpr uint32_t kOffGrid = 0x80000000u;
     static constexpr int kListUnit = 16;

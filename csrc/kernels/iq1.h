@@ -69,7 +69,8 @@ struct WholeSums {
     Array x, w;                   // sums of weight * value and of weights below a boundary
     Array above_x[2], above_w[2];  // what the third level adds, for both shifts
 
-    APEX_HOST_DEVICE void fill(const Sorted<L, part> & s) {
+    template <typename Source>
+    APEX_HOST_DEVICE void fill(const Source & s) {
         using F = typename L::F;
         x[0] = w[0] = L::all(0.f);
         for (int j = 0; j < part; ++j) {
@@ -118,7 +119,8 @@ struct HalfSums {
     Array x[2], w[2];     // of each half, as above
     Array second[2][2];   // what the second boundary adds, by half and shift
 
-    APEX_HOST_DEVICE void fill(const Sorted<L, part> & s) {
+    template <typename Source>
+    APEX_HOST_DEVICE void fill(const Source & s) {
         constexpr float second_up = shifted_up(1) * shifted_up(1) - shifted_up(2) * shifted_up(2);
         constexpr float second_down =
             shifted_down(1) * shifted_down(1) - shifted_down(2) * shifted_down(2);
@@ -383,20 +385,20 @@ struct SplitFormat : SuperFormat {
     template <typename L>
     using Found = SplitPart<L, groups>;
 
-    template <typename L, bool weighted>
-    APEX_HOST_DEVICE static typename L::F sigma2(const typename L::F * x) {
+    template <typename L, bool weighted, typename Weights>
+    APEX_HOST_DEVICE static typename L::F sigma2([[maybe_unused]] Weights x) {
         return 2.f * sum_of_squares<L, kSuper>(x) / 256.f;
     }
 
-    // From importance to the weights of a part.
-    template <typename L, bool weighted>
+    // From importance to weights.
+    template <typename L, bool weighted, int count>
     APEX_HOST_DEVICE static void weigh(const typename L::F * x, typename L::F sigma2,
                                        typename L::F * weight) {
         if constexpr (weighted) {
-            importance_weights<L, part>(x, sigma2, weight);
+            importance_weights<L, count>(x, sigma2, weight);
         } else {
             APEX_UNROLL
-            for (int i = 0; i < part; ++i) {
+            for (int i = 0; i < count; ++i) {
                 weight[i] = x[i] * x[i];
             }
         }
@@ -405,7 +407,7 @@ struct SplitFormat : SuperFormat {
     template <typename L, bool weighted>
     static bool search(const Grid & grid, const typename L::F * x, typename L::F * weight,
                        typename L::F sigma2, Found<L> * found, typename L::I *) {
-        weigh<L, weighted>(x, sigma2, weight);
+        weigh<L, weighted, part>(x, sigma2, weight);
         return search_split<L, part, by_halves>(grid, x, weight, smallest, found);
     }
 };

@@ -101,7 +101,8 @@ APEX_HOST_DEVICE inline GridStart<L> grid_start(const GridRules & rules, const t
         typename L::I unused[part];
         const auto first = quantize_scales<L, part>(x, weight, Book::levels + 1, unused);
         const auto most = first * static_cast<float>(Book::levels);
-        return {first, most, (max < rules.smallest) | (most <= 0.f)};
+        const typename L::M is_zero = (max < rules.smallest) | (most <= 0.f);
+        return {first, most, is_zero};
     }
     const auto is_zero = rules.smallest > 0.f ? max < rules.smallest : max == 0.f;
     return {max / static_cast<float>(Book::top), max, is_zero};
@@ -352,8 +353,8 @@ struct GridFormat : SuperFormat {
     template <typename L>
     using Found = GridPart<L, groups>;
 
-    template <typename L, bool weighted>
-    APEX_HOST_DEVICE static typename L::F sigma2(const typename L::F * x) {
+    template <typename L, bool weighted, typename Weights>
+    APEX_HOST_DEVICE static typename L::F sigma2([[maybe_unused]] Weights x) {
         const auto squares = sum_of_squares<L, kSuper>(x);
         return (twice ? 2.f * squares : squares) / 256.f;
     }

@@ -11,41 +11,23 @@
 #pragma once
 
 #include "kernels/batch.h"
+#include "kernels/iq4_levels.h"
 #include "kernels/search.h"
-#include "kernels/tables.h"
 
 namespace apex {
 namespace {
 
-struct Iq4Levels {
-    alignas(64) float value[16];
-    alignas(64) float midpoint[16];  // midpoint[k]: the lowest that goes to level k; [0] is unused
-
-    static const Iq4Levels & get() {
-        static const Iq4Levels made = [] {
-            Iq4Levels result;
-            for (int k = 0; k < 16; ++k) {
-                const int below = k == 0 ? -kvalues_iq4nl[0] : kvalues_iq4nl[k - 1];
-                result.value[k] = static_cast<float>(kvalues_iq4nl[k]);
-                result.midpoint[k] = 0.5f * static_cast<float>(below + kvalues_iq4nl[k]);
-            }
-            return result;
-        }();
-        return made;
+template <typename L>
+APEX_HOST_DEVICE inline typename L::I nearest_level(const Iq4Levels & levels, typename L::F x) {
+    using I = typename L::I;
+    I index{};
+    APEX_UNROLL
+    for (int bit = 8; bit > 0; bit /= 2) {
+        const I tried = index + bit;
+        index = L::select(x < lookup16(levels.midpoint, tried), index, tried);
     }
-
-    template <typename L>
-    APEX_HOST_DEVICE typename L::I nearest(typename L::F x) const {
-        using I = typename L::I;
-        I index{};
-        APEX_UNROLL
-        for (int bit = 8; bit > 0; bit /= 2) {
-            const I tried = index + bit;
-            index = L::select(x < lookup16(midpoint, tried), index, tried);
-        }
-        return index;
-    }
-};
+    return index;
+}
 
 // The first half of quantize_row_iq4_nl_impl: the scale of 32 weights.
 template <typename L>
@@ -59,7 +41,7 @@ APEX_HOST_DEVICE inline typename L::F search_iq4(const Iq4Levels & levels, const
         sum_qx = sum_q2 = L::all(0.f);
         APEX_UNROLL
         for (int i = 0; i < 32; ++i) {
-            const F q = lookup16(levels.value, levels.nearest<L>(inverse * x[i]));
+            const F q = lookup16(levels.value, nearest_level<L>(levels, inverse * x[i]));
             const F wq = weight[i] * q;
             sum_qx += wq * x[i];
             sum_q2 += wq * q;
@@ -95,8 +77,8 @@ struct Iq4 : FormatDefaults {
         typename L::F scale[parts];
     };
 
-    template <typename L, bool weighted>
-    APEX_HOST_DEVICE static typename L::F sigma2(const typename L::F * x) {
+    template <typename L, bool weighted, typename Weights>
+    APEX_HOST_DEVICE static typename L::F sigma2([[maybe_unused]] Weights x) {
         auto sum = L::all(0.f);
         for (int i = 0; weighted && i < count; ++i) {
             sum += x[i] * x[i];
@@ -165,7 +147,7 @@ struct Iq4 : FormatDefaults {
         const auto inverse = L::select(scale != 0.f, 1.f / scale, L::all(0.f));
         APEX_UNROLL
         for (int i = 0; i < 32; ++i) {
-            l[i] = levels.nearest<L>(inverse * x[i]);
+            l[i] = nearest_level<L>(levels, inverse * x[i]);
         }
     }
 

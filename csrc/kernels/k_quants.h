@@ -21,8 +21,8 @@ struct SuperFormat : FormatDefaults {
     static constexpr int weights = kSuper;
 };
 
-template <typename L, int count>
-APEX_HOST_DEVICE inline typename L::F sum_of_squares(const typename L::F * x) {
+template <typename L, int count, typename Weights>
+APEX_HOST_DEVICE inline typename L::F sum_of_squares(Weights x) {
     auto sum = L::all(0.f);
     for (int i = 0; i < count; ++i) {
         sum += x[i] * x[i];
@@ -142,8 +142,8 @@ struct Q2K : SuperFormat {
     template <typename L>
     using Scales = AffineScales<L, 16>;
 
-    template <typename L, bool weighted>
-    APEX_HOST_DEVICE static typename L::F sigma2(const typename L::F * x) {
+    template <typename L, bool weighted, typename Weights>
+    APEX_HOST_DEVICE static typename L::F sigma2([[maybe_unused]] Weights x) {
         return weighted ? sum_of_squares<L, kSuper>(x) / 256.f : L::all(0.f);
     }
 
@@ -199,6 +199,7 @@ struct Q2K : SuperFormat {
 struct Q3K : SuperFormat {
     static constexpr int bytes = 110;
     static constexpr int parts = 16;
+    static constexpr bool leaves_levels = true;
     using halves = Halves<108>;
 
     template <typename L>
@@ -213,12 +214,12 @@ struct Q3K : SuperFormat {
 
     // Each step of the descent waits for the one before: a processor has several under way.
     template <typename L, bool weighted>
-    static constexpr int together() {
+    APEX_HOST_DEVICE static constexpr int together() {
         return weighted || L::width == 1 ? 1 : 4;
     }
 
-    template <typename L, bool weighted>
-    APEX_HOST_DEVICE static typename L::F sigma2(const typename L::F * x) {
+    template <typename L, bool weighted, typename Weights>
+    APEX_HOST_DEVICE static typename L::F sigma2([[maybe_unused]] Weights x) {
         return weighted ? 2.f * sum_of_squares<L, kSuper>(x) / 256.f : L::all(0.f);
     }
 
@@ -342,8 +343,8 @@ struct Q45K : SuperFormat {
     template <typename L>
     using Scales = AffineScales<L, 8>;
 
-    template <typename L, bool weighted>
-    APEX_HOST_DEVICE static typename L::F sigma2(const typename L::F * x) {
+    template <typename L, bool weighted, typename Weights>
+    APEX_HOST_DEVICE static typename L::F sigma2([[maybe_unused]] Weights x) {
         return weighted ? 2.f * sum_of_squares<L, kSuper>(x) / 256.f : L::all(0.f);
     }
 

@@ -92,5 +92,17 @@ inline void sort(Sorted<L, count> & s) {
 #endif
 }
 
+#if defined(__GLIBC__)
+// Where value `i` goes in that order, for threads that each sort one value.
+template <int count>
+APEX_HOST_DEVICE inline int rank_of(const float * values, int i) {
+    int rank = 0;
+    for (int j = 0; j < count; ++j) {
+        rank += (values[j] < values[i]) | ((values[j] == values[i]) & (j < i));
+    }
+    return rank;
+}
+#endif
+
 }  // namespace
 }  // namespace apex

@@ -1,0 +1,223 @@
+#include <pybind11/numpy.h>
+#include <pybind11/stl.h>
+
+#include <memory>
+#include <optional>
+
+#include "arguments.h"
+#include "cuda/gpu.h"
+#include "engine/types.h"
+#include "register.h"
+
+namespace apex::bind {
+
+namespace {
+
+using cuda::HostMemory;
+using cuda::Quantizer;
+using cuda::Slab;
+using cuda::SlabLimits;
+using OptionalBuffer = std::optional<py::buffer>;
+using Floats = py::array_t<float, py::array::c_style | py::array::forcecast>;
+using Ints = py::array_t<int32_t, py::array::c_style | py::array::forcecast>;
+
+// A slab of a call, with what has to stay alive for it.
+struct Call {
+    Call(const py::buffer & source, const std::string & source_type,
+         const std::vector<py::ssize_t> & shape, const std::string & type,
+         const OptionalBuffer & importance_values, const py::buffer & out)
+        : weights(to_weights(source, source_type, shape)),
+          importance(importance_values, weights.shape) {
+        const ggml_type target_type = to_type(type);
+        const engine::Shape & extent = weights.shape;
+        if (extent.columns % engine::facts_of(target_type).block_weights != 0) {
+            throw py::value_error("the rows are no whole blocks of " + type);
+        }
+        const auto bytes =
+            static_cast<size_t>(extent.all_rows()) * ggml_row_size(target_type, extent.columns);
+        target = to_output(out, bytes);
+        slab = {weights.buffer.ptr, weights.type,       extent.experts, extent.rows,
+                extent.columns,     importance.data(),  target.ptr,     target_type};
+    }
+
+    Weights weights;
+    Importance importance;
+    py::buffer_info target;
+    Slab slab;
+};
+
+std::shared_ptr<Quantizer> make_quantizer(int device, int slots, size_t source_bytes,
+                                          size_t target_bytes, size_t importance_values,
+                                          size_t rows, size_t dequantized_weights) {
+    const SlabLimits limits{source_bytes, target_bytes, importance_values, rows,
+                            dequantized_weights};
+    py::gil_scoped_release release;
+    return std::make_shared<Quantizer>(device, slots, limits);
+}
+
+void submit(Quantizer & quantizer, int slot, const py::buffer & source,
+            const std::string & source_type, const std::vector<py::ssize_t> & shape,
+            const std::string & type, const OptionalBuffer & importance, const py::buffer & out) {
+    const Call call(source, source_type, shape, type, importance, out);
+    py::gil_scoped_release release;
+    quantizer.submit(slot, call.slab);
+}
+
+double time_kernels(Quantizer & quantizer, int slot, const py::buffer & source,
+                    const std::string & source_type, const std::vector<py::ssize_t> & shape,
+                    const std::string & type, const OptionalBuffer & importance,
+                    const py::buffer & out, int repeats) {
+    const Call call(source, source_type, shape, type, importance, out);
+    py::gil_scoped_release release;
+    return quantizer.time_kernels(slot, call.slab, repeats);
+}
+
+py::array_t<float> dequantize(const py::buffer & source, const std::string & type, int device) {
+    const Weights weights = to_weights(source, type, std::nullopt);
+    std::vector<py::ssize_t> shape = weights.rows_shape;
+    shape.push_back(static_cast<py::ssize_t>(weights.shape.columns));
+    py::array_t<float> result(shape);
+    float * target = result.mutable_data();
+    py::gil_scoped_release release;
+    cuda::dequantize(device, weights.buffer.ptr, weights.type,
+                     weights.shape.all_rows() * weights.shape.columns, target);
+    return result;
+}
+
+// (rows, columns) activations, each row for the expert that `experts` names, if any.
+void add_rows(cuda::Sums & sums, const std::string & name, const Floats & activations,
+              const std::optional<Ints> & experts, int64_t expert_count) {
+    if (activations.ndim() != 2 || activations.size() < 1 ||
+        (experts && (experts->ndim() != 1 || experts->shape(0) != activations.shape(0)))) {
+        throw py::value_error("activations are (rows, columns), experts one for each row");
+    }
+    const auto rows = static_cast<int64_t>(activations.shape(0));
+    const auto row_bytes = static_cast<int64_t>(activations.strides(0));
+    cuda::DeviceRows slab{};
+    slab.data = activations.data();
+    slab.columns = activations.shape(1);
+    slab.matrices[0] = experts ? expert_count : 1;
+    slab.matrices[1] = 1;
+    if (experts) {
+        slab.ids = experts->data();
+        slab.used = 1;
+        slab.tokens = rows;
+        slab.id_strides[1] = sizeof(int32_t);
+        slab.extents[0] = 1;
+        slab.extents[1] = rows;
+        slab.strides[1] = row_bytes;
+    } else {
+        slab.extents[0] = rows;
+        slab.extents[1] = slab.extents[2] = 1;
+        slab.strides[0] = row_bytes;
+    }
+    const auto bytes = static_cast<size_t>(activations.nbytes());
+    const auto id_bytes = experts ? static_cast<size_t>(experts->nbytes()) : 0;
+    py::gil_scoped_release release;
+    if (!sums.has(name)) {
+        cuda::Sums::Entry empty;
+        empty.columns = slab.columns;
+        empty.sums.resize(static_cast<size_t>(slab.matrices[0] * slab.columns));
+        empty.counts.resize(static_cast<size_t>(slab.matrices[0]));
+        sums.begin(name, empty);
+    }
+    sums.add_from_host(name, slab, bytes, id_bytes);
+}
+
+py::tuple read_sums(cuda::Sums & sums, const std::string & name) {
+    bool is_finite = false;
+    const auto entries = [&] {
+        py::gil_scoped_release release;
+        return sums.read(&is_finite);
+    }();
+    const auto found = entries.find(name);
+    if (found == entries.end()) {
+        throw py::key_error(name);
+    }
+    const auto & entry = found->second;
+    const auto matrices = static_cast<py::ssize_t>(entry.counts.size());
+    const py::array_t<float> values({matrices, static_cast<py::ssize_t>(entry.columns)},
+                                    entry.sums.data());
+    return py::make_tuple(values, py::array_t<int64_t>(matrices, entry.counts.data()), is_finite);
+}
+
+py::array_t<uint8_t> make_host_memory(size_t bytes) {
+    auto memory = [&] {
+        py::gil_scoped_release release;
+        return std::make_unique<HostMemory>(bytes);
+    }();
+    void * data = memory->data();
+    const py::capsule owner(memory.release(),
+                            [](void * pointer) { delete static_cast<HostMemory *>(pointer); });
+    return py::array_t<uint8_t>(static_cast<py::ssize_t>(bytes), static_cast<uint8_t *>(data),
+                                owner);
+}
+
+}  // namespace
+
+void register_cuda(py::module_ & module) {
+    using cuda::Bandwidth;
+    using cuda::Device;
+    using cuda::Outcome;
+    py::class_<Device>(module, "Device", "A GPU.")
+        .def_readonly("index", &Device::index)
+        .def_readonly("name", &Device::name)
+        .def_readonly("major", &Device::major, "Of its compute capability.")
+        .def_readonly("minor", &Device::minor)
+        .def_readonly("memory", &Device::memory, "In bytes.")
+        .def_readonly("free_memory", &Device::free_memory);
+    py::class_<Outcome>(module, "Outcome", "What became of a slab on a GPU; times in seconds.")
+        .def_readonly("is_sound", &Outcome::is_sound,
+                      "Otherwise a weight is NaN, infinite or too large, and the bytes are void.")
+        .def_readonly("copying_in", &Outcome::copying_in)
+        .def_readonly("computing", &Outcome::computing)
+        .def_readonly("copying_out", &Outcome::copying_out);
+    py::class_<Bandwidth>(module, "Bandwidth", "Measured copies, in bytes per second.")
+        .def_readonly("to_device", &Bandwidth::to_device)
+        .def_readonly("from_device", &Bandwidth::from_device)
+        .def_readonly("on_device", &Bandwidth::on_device, "Read and written bytes together.");
+    py::class_<Quantizer, std::shared_ptr<Quantizer>>(
+        module, "DeviceQuantizer",
+        "A GPU with room for several slabs of rows, whose copies and kernels overlap. The limits "
+        "are those of the largest slab. For one thread at a time. Raises DeviceError.")
+        .def(py::init(&make_quantizer), py::arg("device"), py::arg("slots"), py::kw_only(),
+             py::arg("source_bytes"), py::arg("target_bytes"), py::arg("importance_values") = 0,
+             py::arg("rows"), py::arg("dequantized_weights") = 0)
+        .def("submit", &submit, py::arg("slot"), py::arg("src"), py::arg("src_type"),
+             py::arg("shape"), py::arg("type"), py::arg("importance"), py::arg("out"),
+             "Begins with a slab and returns. src and out must stay as they are until wait(); only "
+             "memory of host_memory() is copied while other work goes on.")
+        .def("wait", &Quantizer::wait, py::arg("slot"), py::call_guard<py::gil_scoped_release>(),
+             "Waits for a slab. Raises DeviceError; the output is then void.")
+        .def("time_kernels", &time_kernels, py::arg("slot"), py::arg("src"), py::arg("src_type"),
+             py::arg("shape"), py::arg("type"), py::arg("importance"), py::arg("out"),
+             py::arg("repeats"),
+             "Runs the kernels of the last slab again on what lies on the GPU: the fastest, in "
+             "seconds.");
+    py::class_<cuda::Sums, std::shared_ptr<cuda::Sums>>(
+        module, "DeviceSums", "The sums of Accumulator, taken on a GPU. Raises DeviceError.")
+        .def(py::init<int>(), py::arg("device"), py::call_guard<py::gil_scoped_release>())
+        .def("add", &add_rows, py::arg("name"), py::arg("activations"),
+             py::arg("experts") = py::none(), py::arg("expert_count") = 0,
+             "As Accumulator.add.")
+        .def("read", &read_sums, py::arg("name"),
+             "float32 (matrices, columns) sums, int64 counts, and whether all are finite.");
+    module.def("cuda_is_built", &cuda::is_built, "Whether this build has kernels for GPUs.");
+    module.def("devices", &cuda::devices,
+               "The GPUs. Raises DeviceError, which says why, where there is none.");
+    module.def(
+        "can_quantize_on_device",
+        [](const std::string & source, const std::string & type, bool weighted) {
+            return cuda::can_quantize(to_type(source), to_type(type), weighted);
+        },
+        py::arg("src_type"), py::arg("type"), py::arg("weighted"),
+        "Whether there is a kernel for GPUs from weights of one type to another.");
+    module.def("dequantize_on_device", &dequantize, py::arg("src"), py::arg("src_type"),
+               py::arg("device"), "dequantize() on a GPU. Raises DeviceError.");
+    module.def("host_memory", &make_host_memory, py::arg("bytes"),
+               "A uint8 array that GPUs copy from and to by themselves. Raises DeviceError.");
+    module.def("measure_bandwidth", &cuda::measure_bandwidth, py::arg("device"), py::arg("bytes"),
+               py::call_guard<py::gil_scoped_release>(), "How fast a GPU copies.");
+}
+
+}  // namespace apex::bind

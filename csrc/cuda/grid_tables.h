@@ -1,0 +1,33 @@
+// Codebooks in device memory, and room for the terms of the distances to their points.
+#pragma once
+
+#include "cuda/weights.h"
+#include "kernels/snap.h"
+
+namespace apex {
+namespace {
+
+// Floats of one thread that lie between those of the others: side by side, they meet no bank twice.
+template <int stride>
+struct Strided {
+    float * base;
+    APEX_HOST_DEVICE float & operator[](int i) { return base[i * stride]; }
+    APEX_HOST_DEVICE const float & operator[](int i) const { return base[i * stride]; }
+};
+
+template <typename Tables>
+std::vector<unsigned char> grid_tables(cuda::TableMemory & memory) {
+    Grid grid = Tables::get();
+    constexpr size_t codes = size_t{1} << 16;
+    grid.points = static_cast<const uint32_t *>(
+        memory.copy(grid.points, grid.point_count * sizeof(*grid.points)));
+    grid.neighbours = static_cast<const uint16_t *>(
+        memory.copy(grid.neighbours, grid.neighbour_count * sizeof(*grid.neighbours)));
+    grid.index =
+        static_cast<const uint16_t *>(memory.copy(grid.index, codes * sizeof(*grid.index)));
+    const auto * bytes = reinterpret_cast<const unsigned char *>(&grid);
+    return {bytes, bytes + sizeof(grid)};
+}
+
+}  // namespace
+}  // namespace apex

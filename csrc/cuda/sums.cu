@@ -1,0 +1,123 @@
+// Sums of squared activations on the device.
+#include <algorithm>
+#include <optional>
+
+#include "cuda/arguments.h"
+#include "cuda/runtime.h"
+
+namespace apex::cuda {
+
+namespace {
+
+struct OnDevice {
+    int64_t columns;
+    size_t values;    // columns of all matrices
+    size_t matrices;
+    DeviceMemory sums;
+    DeviceMemory counts;
+};
+
+}  // namespace
+
+struct Sums::Implementation {
+    explicit Implementation(int index) : device(index) {
+        use_device(device);
+        stream.emplace();
+        flags = DeviceMemory(sizeof(Flags));
+        stream->clear(flags.as<void>(), sizeof(Flags));
+    }
+    ~Implementation() { cudaSetDevice(device); }
+
+    int device;
+    std::optional<Stream> stream;
+    DeviceMemory flags;
+    std::map<std::string, OnDevice> entries;
+};
+
+Sums::Sums(int device) : implementation_(std::make_unique<Implementation>(device)) {}
+
+Sums::~Sums() = default;
+
+bool Sums::has(const std::string & name) const {
+    return implementation_->entries.count(name) != 0;
+}
+
+void Sums::begin(const std::string & name, const Entry & entry) {
+    Implementation & own = *implementation_;
+    use_device(own.device);
+    const size_t values = entry.sums.size();
+    const size_t matrices = entry.counts.size();
+    OnDevice made{entry.columns, values, matrices, DeviceMemory(values * sizeof(float)),
+                  DeviceMemory(matrices * sizeof(int64_t))};
+    own.stream->copy_in(made.sums.as<void>(), entry.sums.data(), values * sizeof(float));
+    own.stream->copy_in(made.counts.as<void>(), entry.counts.data(), matrices * sizeof(int64_t));
+    own.stream->wait();
+    own.entries.insert_or_assign(name, std::move(made));
+}
+
+void Sums::add(const std::string & name, const DeviceRows & rows) {
+    Implementation & own = *implementation_;
+    use_device(own.device);
+    const auto found = own.entries.find(name);
+    const auto matrices = static_cast<size_t>(rows.matrices[0] * rows.matrices[1]);
+    if (found == own.entries.end() || found->second.columns != rows.columns ||
+        found->second.matrices != matrices) {
+        throw std::invalid_argument(name + " has other sizes than before");
+    }
+    SquaresArguments arguments{};
+    arguments.activations = static_cast<const char *>(rows.data);
+    arguments.ids = static_cast<const char *>(rows.ids);
+    std::copy_n(rows.extents, 3, arguments.extents);
+    std::copy_n(rows.strides, 3, arguments.strides);
+    std::copy_n(rows.id_strides, 2, arguments.id_strides);
+    std::copy_n(rows.matrices, 2, arguments.matrices);
+    arguments.used = rows.used;
+    arguments.tokens = rows.tokens;
+    arguments.columns = rows.columns;
+    arguments.sums = found->second.sums.as<float>();
+    arguments.counts = found->second.counts.as<unsigned long long>();
+    arguments.flags = own.flags.as<Flags>();
+    const auto tiles = static_cast<size_t>((rows.columns + kThreads - 1) / kThreads);
+    own.stream->launch(squares_kernel(), static_cast<uint32_t>(tiles * matrices), kThreads, 0,
+                       arguments);
+    own.stream->wait();  // the caller's data may change now
+}
+
+void Sums::add_from_host(const std::string & name, const DeviceRows & rows, size_t bytes,
+                         size_t id_bytes) {
+    Implementation & own = *implementation_;
+    use_device(own.device);
+    const DeviceMemory data(bytes);
+    const DeviceMemory ids(id_bytes);
+    own.stream->copy_in(data.as<void>(), rows.data, bytes);
+    DeviceRows there = rows;
+    there.data = data.as<void>();
+    if (rows.ids != nullptr) {
+        own.stream->copy_in(ids.as<void>(), rows.ids, id_bytes);
+        there.ids = ids.as<void>();
+    }
+    add(name, there);
+}
+
+std::map<std::string, Sums::Entry> Sums::read(bool * is_finite) {
+    Implementation & own = *implementation_;
+    use_device(own.device);
+    std::map<std::string, Entry> result;
+    for (const auto & [name, entry] : own.entries) {
+        Entry & read = result[name];
+        read.columns = entry.columns;
+        read.sums.resize(entry.values);
+        read.counts.resize(entry.matrices);
+        own.stream->copy_out(read.sums.data(), entry.sums.as<void>(),
+                             entry.values * sizeof(float));
+        own.stream->copy_out(read.counts.data(), entry.counts.as<void>(),
+                             entry.matrices * sizeof(int64_t));
+    }
+    Flags flags{};
+    own.stream->copy_out(&flags, own.flags.as<void>(), sizeof(flags));
+    own.stream->wait();
+    *is_finite = flags.not_finite == 0;
+    return result;
+}
+
+}  // namespace apex::cuda

@@ -1,0 +1,92 @@
+// The interface of csrc/cuda in a build without CUDA: there are no devices.
+#include "cuda/gpu.h"
+
+namespace apex::cuda {
+
+namespace {
+
+[[noreturn]] void refuse() {
+    throw DeviceError("this build of apex has no CUDA kernels");
+}
+
+}  // namespace
+
+bool is_built() {
+    return false;
+}
+
+std::vector<Device> devices() {
+    refuse();
+}
+
+bool can_quantize(ggml_type, ggml_type, bool) {
+    return false;
+}
+
+HostMemory::HostMemory(size_t bytes) : bytes_(bytes) {
+    refuse();
+}
+
+HostMemory::~HostMemory() = default;
+
+size_t SlabLimits::device_bytes() const {
+    return 0;
+}
+
+struct Quantizer::Implementation {};
+
+Quantizer::Quantizer(int, int, const SlabLimits &) {
+    refuse();
+}
+
+Quantizer::~Quantizer() = default;
+
+void Quantizer::submit(int, const Slab &) {
+    refuse();
+}
+
+Outcome Quantizer::wait(int) {
+    refuse();
+}
+
+double Quantizer::time_kernels(int, const Slab &, int) {
+    refuse();
+}
+
+void dequantize(int, const void *, ggml_type, int64_t, float *) {
+    refuse();
+}
+
+Bandwidth measure_bandwidth(int, size_t) {
+    refuse();
+}
+
+struct Sums::Implementation {};
+
+Sums::Sums(int) {
+    refuse();
+}
+
+Sums::~Sums() = default;
+
+bool Sums::has(const std::string &) const {
+    return false;
+}
+
+void Sums::begin(const std::string &, const Entry &) {
+    refuse();
+}
+
+void Sums::add(const std::string &, const DeviceRows &) {
+    refuse();
+}
+
+void Sums::add_from_host(const std::string &, const DeviceRows &, size_t, size_t) {
+    refuse();
+}
+
+std::map<std::string, Sums::Entry> Sums::read(bool *) {
+    refuse();
+}
+
+}  // namespace apex::cuda
