@@ -13,6 +13,7 @@ from apex.cpu import CpuInfo, cpu_info
 from apex.errors import (
     ApexError,
     DataError,
+    DeviceError,
     ImatrixError,
     ModelFileError,
     OutputError,
@@ -22,6 +23,7 @@ from apex.errors import (
 )
 from apex.evaluation import EvalOptions, Evaluator
 from apex.gguf import ModelFile, open_model
+from apex.gpu import gpus
 from apex.planning import Plan, plan
 from apex.policy import Recipe, load_recipe, tiers
 from apex.reporting import report
@@ -32,6 +34,7 @@ __all__ = [
     "ApexError",
     "CpuInfo",
     "DataError",
+    "DeviceError",
     "EvalOptions",
     "Evaluator",
     "Imatrix",
@@ -50,6 +53,7 @@ __all__ = [
     "__version__",
     "calibrate",
     "cpu_info",
+    "gpus",
     "load_recipe",
     "open_model",
     "plan",

@@ -26,6 +26,9 @@ class UpstreamError(RuntimeError):
 class NonFiniteError(ArithmeticError):
     pass
 
+class DeviceError(RuntimeError):
+    pass
+
 class TensorType:
     """
     What ggml knows about a tensor type.
@@ -276,6 +279,141 @@ class Accumulator:
         Add what was collected elsewhere: float32 (matrices, columns) and int64 counts, one per matrix or one for all. Raises ValueError where sizes differ.
         """
 
+class Device:
+    """
+    A GPU.
+    """
+    @property
+    def clock(self) -> float:
+        """
+        Of them at most, in Hz.
+        """
+    @property
+    def free_memory(self) -> int: ...
+    @property
+    def index(self) -> int: ...
+    @property
+    def is_supported(self) -> bool:
+        """
+        Whether this build has kernels for it.
+        """
+    @property
+    def major(self) -> int:
+        """
+        Of its compute capability.
+        """
+    @property
+    def memory(self) -> int:
+        """
+        In bytes.
+        """
+    @property
+    def minor(self) -> int: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def processors(self) -> int:
+        """
+        Streaming multiprocessors.
+        """
+
+class Outcome:
+    """
+    What became of a slab on a GPU; times in seconds.
+    """
+    @property
+    def computing(self) -> float: ...
+    @property
+    def copying_in(self) -> float: ...
+    @property
+    def copying_out(self) -> float: ...
+    @property
+    def is_sound(self) -> bool:
+        """
+        Otherwise a weight is NaN, infinite or too large, and the bytes are void.
+        """
+
+class Bandwidth:
+    """
+    Measured copies, in bytes per second.
+    """
+    @property
+    def from_device(self) -> float: ...
+    @property
+    def on_device(self) -> float:
+        """
+        Read and written bytes together.
+        """
+    @property
+    def to_device(self) -> float: ...
+
+class DeviceQuantizer:
+    """
+    A GPU with room for several slabs of rows, whose copies and kernels overlap. The limits are those of the largest slab. For one thread at a time. Raises DeviceError.
+    """
+    def __init__(
+        self,
+        device: int,
+        slots: int,
+        *,
+        source_bytes: int,
+        target_bytes: int,
+        importance_values: int = 0,
+        rows: int,
+        dequantized_weights: int = 0,
+    ) -> None: ...
+    def submit(
+        self,
+        slot: int,
+        src: _Buffer,
+        src_type: str,
+        shape: collections.abc.Sequence[int],
+        type: str,
+        importance: _Buffer | None,
+        out: _Buffer,
+    ) -> None:
+        """
+        Begins with a slab and returns. src and out must stay as they are until wait(); only memory of host_memory() is copied while other work goes on.
+        """
+    def time_kernels(
+        self,
+        slot: int,
+        src: _Buffer,
+        src_type: str,
+        shape: collections.abc.Sequence[int],
+        type: str,
+        importance: _Buffer | None,
+        out: _Buffer,
+        repeats: int,
+    ) -> float:
+        """
+        Runs the kernels of the last slab again on what lies on the GPU: the fastest, in seconds.
+        """
+    def wait(self, slot: int) -> Outcome:
+        """
+        Waits for a slab. Raises DeviceError; the output is then void.
+        """
+
+class DeviceSums:
+    """
+    The sums of Accumulator, taken on a GPU. Raises DeviceError.
+    """
+    def __init__(self, device: int) -> None: ...
+    def add(
+        self,
+        name: str,
+        activations: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
+        experts: typing.Annotated[numpy.typing.ArrayLike, numpy.int32] | None = None,
+        expert_count: int = 0,
+    ) -> None:
+        """
+        As Accumulator.add.
+        """
+    def read(self, name: str) -> tuple:
+        """
+        float32 (matrices, columns) sums, int64 counts, and whether all are finite.
+        """
+
 class Model:
     """
     A model that libllama loaded, mapped, on the CPU.
@@ -465,6 +603,11 @@ def base_file_row(vocabulary: int) -> int:
     uint16 values in a row of a llama-perplexity base file.
     """
 
+def can_quantize_on_device(src_type: str, type: str, weighted: bool) -> bool:
+    """
+    Whether there is a kernel for GPUs from weights of one type to another.
+    """
+
 def check(
     src: _Buffer,
     src_type: str | None = None,
@@ -487,6 +630,11 @@ def compare(
 ) -> Comparison:
     """
     Compares two buffers of weights of the same shape, in double precision.
+    """
+
+def cuda_is_built() -> bool:
+    """
+    Whether this build has kernels for GPUs.
     """
 
 def decide_types(
@@ -526,6 +674,18 @@ def dequantize(
     src: as for quantize(); a uint8 array (..., bytes of a row) of a quantized type needs no shape.
     """
 
+def dequantize_on_device(
+    src: _Buffer, src_type: str, device: int
+) -> numpy.typing.NDArray[numpy.float32]:
+    """
+    dequantize() on a GPU. Raises DeviceError.
+    """
+
+def devices() -> list[Device]:
+    """
+    The GPUs. Raises DeviceError, which says why, where there is none.
+    """
+
 def draw_hellaswag(available: int, wanted: int) -> list[int]:
     """
     The tasks that llama-perplexity draws, in its order.
@@ -548,9 +708,19 @@ def first_match(
     For each name the index of the first pattern found in it (std::regex_search), or -1. Raises ValueError for a malformed pattern.
     """
 
+def host_memory(bytes: int) -> numpy.typing.NDArray[numpy.uint8]:
+    """
+    A uint8 array that GPUs copy from and to by themselves. Raises DeviceError.
+    """
+
 def inference_features() -> str:
     """
     The instruction sets that libllama's CPU backend uses; low digits depend on them.
+    """
+
+def measure_bandwidth(device: int, bytes: int) -> Bandwidth:
+    """
+    How fast a GPU copies.
     """
 
 def memory_need(

@@ -11,6 +11,7 @@ from typing import ClassVar
 __all__ = [
     "ApexError",
     "DataError",
+    "DeviceError",
     "ImatrixError",
     "ModelFileError",
     "OutputError",
@@ -80,3 +81,9 @@ class RunError(ApexError):
     """A model cannot be run: libllama refuses it, or the memory is too small (exit status 8)."""
 
     exit_code = 8
+
+
+class DeviceError(ApexError):
+    """A GPU was asked for and cannot be used, or failed (exit status 9)."""
+
+    exit_code = 9

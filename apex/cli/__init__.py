@@ -31,8 +31,8 @@ __all__ = ["main"]
 
 _EXIT_STATUS = (
     "Exit status: 0 done, 1 other error, 2 wrong usage, 3 model file, 4 importance matrix, 5 plan, "
-    "6 output, 7 damaged weights, 8 model does not run, 70 internal error, 130 interrupted, "
-    "143 terminated."
+    "6 output, 7 damaged weights, 8 model does not run, 9 GPU, 70 internal error, "
+    "130 interrupted, 143 terminated."
 )
 
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AllowRequantize",
+    "Backend",
+    "Device",
     "DryRun",
     "EdgeLayers",
     "FileType",
@@ -37,6 +39,7 @@ __all__ = [
     "Threads",
     "Tier",
     "TokenEmbeddingType",
+    "parse_devices",
     "parse_size",
     "plan_options",
 ]
@@ -161,6 +164,20 @@ MaxMemory = Annotated[
         rich_help_panel=_FILES,
     ),
 ]
+Backend = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|cpu|cuda",
+        help="auto takes the GPUs that are there. The bytes are the same.",
+        rich_help_panel=_FILES,
+    ),
+]
+Device = Annotated[
+    Optional[str],
+    typer.Option(
+        metavar="N,…", help="Numbers of the GPUs to use; without it all.", rich_help_panel=_FILES
+    ),
+]
 Overwrite = Annotated[
     bool,
     typer.Option("--overwrite", help="Replace an output that exists.", rich_help_panel=_FILES),
@@ -197,6 +214,16 @@ def parse_size(text: str, option: str, unit: int = 1024) -> int:
     if size < 1:
         raise UsageError(f"{option} {text} is no size.", "write it like 2G or 500M")
     return size
+
+
+def parse_devices(text: str | None) -> list[int] | None:
+    """Numbers from "0,1"; None where nothing is given. Raises UsageError."""
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise UsageError(f"--device {text} makes no sense.", "write it like 0 or 0,1")
+    return [int(part) for part in parts]
 
 
 def plan_options(context: typer.Context) -> PlanOptions:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -42,6 +41,8 @@ def quantize(
     split_max_size: options.SplitMaxSize = None,
     threads: options.Threads = 0,
     max_memory: options.MaxMemory = "2G",
+    backend: options.Backend = "auto",
+    device: options.Device = None,
     overwrite: options.Overwrite = False,
     dry_run: options.DryRun = False,
     json: options.Json = False,
@@ -49,9 +50,12 @@ def quantize(
 ) -> None:
     """Quantize a model. Everything is checked before the first byte is written."""
     import apex
+    from apex.gpu import choose_gpus
     from apex.streaming import check_output, output_paths
 
     memory = options.parse_size(max_memory, "--max-memory")
+    devices = options.parse_devices(device)
+    choose_gpus(backend, devices)  # before an importance matrix is made
     wanted = options.plan_options(context)
     if options.is_automatic(imatrix):
         wanted["imatrix"] = (
@@ -78,8 +82,13 @@ def quantize(
             threads=threads,
             max_memory=memory,
             overwrite=overwrite,
+            backend=backend,
+            devices=devices,
             progress=lambda step: advance(step.done_bytes, step.total_bytes, step.tensor),
         )
+    if not quiet:
+        for text in result.notes:
+            output.note(text)
     if json:
         output.print_json(_to_dict(result))
     elif not quiet:
@@ -126,11 +135,30 @@ def print_result(result: QuantizeResult) -> None:
         text = f"wrote {path}, {output.mib_and_gib(path.stat().st_size)}"
         console.print(output.printable(text), soft_wrap=True)
     speed = todo.model.bytes / max(timings.total, 1e-9) / 1e6
+    stages = {"reading": timings.reading, "quantizing": timings.quantizing}
+    if result.devices:
+        stages = {
+            "preparing": timings.preparing,
+            "reading": timings.reading,
+            "copying to the GPU": timings.copying_in,
+            "its kernels": timings.computing,
+            "copying back": timings.copying_out,
+            "the processor": timings.quantizing,
+        }
+    stages["writing"] = timings.writing
+    busy = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in stages.items())
     console.print(
-        f"{timings.total:.1f} s, {speed:.0f} MB/s of the source; busy side by side: "
-        f"reading {timings.reading:.1f} s, quantizing {timings.quantizing:.1f} s, "
-        f"writing {timings.writing:.1f} s; then syncing {timings.syncing:.1f} s"
+        f"{timings.total:.1f} s, {speed:.0f} MB/s of the source; busy side by side: {busy}; "
+        f"then syncing {timings.syncing:.1f} s"
     )
+    for device in result.devices:
+        share = 100 * device.bytes / max(todo.model.bytes, 1)
+        console.print(
+            f"GPU {device.index}, {output.printable(device.name)}: {share:.0f} % of the source, "
+            f"{output.mib_and_gib(device.memory)} of its memory; slabs of "
+            f"{output.mib_and_gib(result.slab_memory)} in this process",
+            soft_wrap=True,
+        )
 
 
 def _to_dict(result: QuantizeResult) -> dict[str, Any]:
@@ -138,5 +166,8 @@ def _to_dict(result: QuantizeResult) -> dict[str, Any]:
         "plan": result.plan.to_dict(),
         "paths": [str(path) for path in result.paths],
         "bytes": result.bytes,
-        "seconds": asdict(result.timings),
+        "seconds": result.timings.to_dict(),
+        "devices": [vars(device) for device in result.devices],
+        "slab_memory": result.slab_memory,
+        "notes": list(result.notes),
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -26,7 +27,7 @@ _SYNC_BYTES = 128 << 20
 
 
 class OutputFile:
-    """One file in the making, written from start to end under ``NAME.partial``.
+    """One file in the making, under ``NAME.partial``.
 
     The partial file is locked while this process lives. One that is left over from a process that
     was killed is not locked, and is taken over.
@@ -37,29 +38,51 @@ class OutputFile:
         self.partial = path.with_name(path.name + PARTIAL_SUFFIX)
         self.bytes = 0
         self._unsynced = 0
+        self._lock = threading.Lock()
         self._file: BinaryIO | None = _open_locked(self.partial)
 
     def write(self, data: bytes | memoryview) -> None:
-        """Append all of ``data``."""
-        assert self._file is not None
+        """Write all of ``data`` after what was written so."""
+        self.write_at(self.bytes, data)
+        self.bytes += len(data)
+
+    def write_at(self, offset: int, data: bytes | memoryview) -> None:
+        """Write all of ``data`` at its place; from any thread."""
         view = memoryview(data).cast("B")
+        size = len(view)
         while view:
-            written = self._file.write(view)
+            written = self._write_some(view, offset)
             view = view[written:]
-            self.bytes += written
-            self._unsynced += written
-        if self._unsynced >= _SYNC_BYTES:
+            offset += written
+        with self._lock:
+            self._unsynced += size
+            is_time_to_sync = self._unsynced >= _SYNC_BYTES
+            if is_time_to_sync:
+                self._unsynced = 0
+        if is_time_to_sync:
             self.sync()
 
     def pad(self, alignment: int) -> None:
-        """Append zeros up to a multiple of ``alignment``."""
+        """Write zeros up to a multiple of ``alignment``, after what was written by ``write``."""
         self.write(b"\0" * (-self.bytes % alignment))
+
+    def _write_some(self, view: memoryview, offset: int) -> int:
+        assert self._file is not None
+        if hasattr(os, "pwrite"):
+            return os.pwrite(self._file.fileno(), view, offset)
+        with self._lock:
+            self._file.seek(offset)
+            return self._file.write(view)
+
+    def extend(self, size: int) -> None:
+        """Make the file so long; what is not written is zeros."""
+        assert self._file is not None
+        self._file.truncate(size)
 
     def sync(self) -> None:
         """Wait until everything written so far is on the disk."""
         assert self._file is not None
         os.fsync(self._file.fileno())
-        self._unsynced = 0
 
     def close(self) -> None:
         """Give up the lock; the partial file stays where it is."""
@@ -139,7 +162,9 @@ def output_error(error: OSError, path: Path) -> OutputError:
 
 
 def _open_locked(partial: Path) -> BinaryIO:
-    file = partial.open("ab", buffering=0)
+    # Not for appending: then every write would go to the end, whatever its offset.
+    descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
+    file = os.fdopen(descriptor, "r+b", buffering=0)
     try:
         if fcntl is not None:
             fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,5 +1,6 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
+#include <pybind11/typing.h>
 
 #include <memory>
 #include <optional>
@@ -124,7 +125,7 @@ void add_rows(cuda::Sums & sums, const std::string & name, const Floats & activa
     sums.add_from_host(name, slab, bytes, id_bytes);
 }
 
-py::tuple read_sums(cuda::Sums & sums, const std::string & name) {
+py::typing::Tuple<py::array_t<float>, py::array_t<int64_t>, bool> read_sums(cuda::Sums & sums, const std::string & name) {
     bool is_finite = false;
     const auto entries = [&] {
         py::gil_scoped_release release;
@@ -165,7 +166,11 @@ void register_cuda(py::module_ & module) {
         .def_readonly("major", &Device::major, "Of its compute capability.")
         .def_readonly("minor", &Device::minor)
         .def_readonly("memory", &Device::memory, "In bytes.")
-        .def_readonly("free_memory", &Device::free_memory);
+        .def_readonly("free_memory", &Device::free_memory)
+        .def_readonly("processors", &Device::processors, "Streaming multiprocessors.")
+        .def_readonly("clock", &Device::clock, "Of them at most, in Hz.")
+        .def_readonly("is_supported", &Device::is_supported,
+                      "Whether this build has kernels for it.");
     py::class_<Outcome>(module, "Outcome", "What became of a slab on a GPU; times in seconds.")
         .def_readonly("is_sound", &Outcome::is_sound,
                       "Otherwise a weight is NaN, infinite or too large, and the bytes are void.")

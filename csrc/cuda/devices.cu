@@ -1,6 +1,7 @@
 // Which GPUs there are, and how fast they copy.
 #include <algorithm>
 
+#include "cuda/arguments.h"
 #include "cuda/runtime.h"
 
 namespace apex::cuda {
@@ -25,8 +26,16 @@ std::vector<Device> devices() {
         size_t free_bytes = 0;
         size_t total = 0;
         check(cudaMemGetInfo(&free_bytes, &total), "the GPU does not answer");
-        result.push_back(
-            {i, properties.name, properties.major, properties.minor, total, free_bytes});
+        int kilohertz = 0;
+        check(cudaDeviceGetAttribute(&kilohertz, cudaDevAttrClockRate, i),
+              "the GPU does not answer");
+        cudaFuncAttributes attributes;
+        const bool is_supported =
+            cudaFuncGetAttributes(&attributes, row_kernel()) == cudaSuccess;
+        cudaGetLastError();
+        result.push_back({i, properties.name, properties.major, properties.minor, total,
+                          free_bytes, properties.multiProcessorCount, 1e3 * kilohertz,
+                          is_supported});
     }
     return result;
 }

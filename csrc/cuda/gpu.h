@@ -26,6 +26,9 @@ struct Device {
     std::string name;
     int major, minor;  // of its compute capability
     uint64_t memory, free_memory;
+    int processors;     // streaming multiprocessors
+    double clock;       // of them at most, in Hz
+    bool is_supported;  // whether this build has kernels for it
 };
 
 // Whether this build has CUDA kernels.

@@ -73,7 +73,6 @@ enum cudaError_t {
 };
 
 enum cudaMemcpyKind { cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice };
-enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
 constexpr unsigned cudaHostAllocPortable = 1;
 constexpr unsigned cudaStreamNonBlocking = 1;
 constexpr unsigned cudaEventBlockingSync = 1;
@@ -83,8 +82,14 @@ using cudaEvent_t = int *;
 struct cudaDeviceProp {
     char name[256];
     int major, minor;
+    int multiProcessorCount;
     size_t totalGlobalMem;
 };
+
+struct cudaFuncAttributes {
+    size_t sharedSizeBytes;
+};
+enum cudaDeviceAttr { cudaDevAttrClockRate };
 
 inline size_t emulated_total() {
     return static_cast<size_t>(apex::emulated::setting("APEX_EMULATED_MEMORY", 1l << 30));
@@ -226,7 +231,11 @@ inline cudaError_t cudaMemsetAsync(void * target, int value, size_t bytes, cudaS
 }
 
 template <typename Function>
-cudaError_t cudaFuncSetAttribute(Function *, cudaFuncAttribute, int) {
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *, Function *) {
+    return cudaSuccess;
+}
+inline cudaError_t cudaDeviceGetAttribute(int * value, cudaDeviceAttr, int) {
+    *value = 1000000;
     return cudaSuccess;
 }
 

@@ -13,8 +13,8 @@ import pytest
 from support.llama import llama_tensors, write_llama
 
 import apex
-from apex import streaming
 from apex.errors import DataError, ModelFileError, OutputError, UsageError
+from apex.streaming import run as streaming
 
 OPTIONS = {"file_type": "Q4_K_M"}
 
@@ -201,6 +201,6 @@ def test_slabs_and_threads_do_not_change_a_byte(
     dense_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     apex.quantize(dense_model, tmp_path / "one.gguf", threads=1, **OPTIONS)
-    monkeypatch.setattr(streaming, "_slab_bytes", lambda todo, threads, max_memory: 5000)
+    monkeypatch.setattr(streaming, "slab_bytes", lambda *_: 5000)
     apex.quantize(dense_model, tmp_path / "many.gguf", threads=5, **OPTIONS)
     assert (tmp_path / "one.gguf").read_bytes() == (tmp_path / "many.gguf").read_bytes()

@@ -1,0 +1,15 @@
+"""Runs a plan: reading, quantizing and writing overlap, in bounded memory."""
+
+from apex.streaming.result import DeviceUse, Progress, QuantizeResult, Timings
+from apex.streaming.run import DEFAULT_MAX_MEMORY, check_output, output_paths, quantize
+
+__all__ = [
+    "DEFAULT_MAX_MEMORY",
+    "DeviceUse",
+    "Progress",
+    "QuantizeResult",
+    "Timings",
+    "check_output",
+    "output_paths",
+    "quantize",
+]

@@ -1,0 +1,211 @@
+"""Carries a plan out."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from apex import _core
+from apex.cpu import cpu_info
+from apex.errors import DeviceError, OutputError, UsageError
+from apex.gguf import ModelFile, OutputSet, shard_path
+from apex.gpu import choose_gpus
+from apex.planning import Plan, PlanOptions, plan
+from apex.streaming.pieces import CPU_SLABS, Piece, slab_bytes, slab_room, split
+from apex.streaming.result import DeviceUse, Progress, QuantizeResult, Timings
+from apex.streaming.stream import Stream
+from apex.streaming.workers import DEVICE_SLOTS, Gpu, Processor, device_limits, slot_bytes
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["DEFAULT_MAX_MEMORY", "check_output", "output_paths", "quantize"]
+
+DEFAULT_MAX_MEMORY = 2 << 30
+
+# With GPUs: how large a slab is at best, and how many threads read, and how many write. One thread
+# copies from the page cache far more slowly than a GPU takes.
+_DEVICE_SLAB_BYTES = 48 << 20
+_DEVICE_HELPERS = 4
+# Of a GPU's free memory, what is left to others.
+_DEVICE_RESERVE = 256 << 20
+_COPY_BYTES = 8 << 20
+
+
+def quantize(
+    model: str | os.PathLike[str] | ModelFile | Plan,
+    output: str | os.PathLike[str],
+    *,
+    threads: int = 0,
+    max_memory: int = DEFAULT_MAX_MEMORY,
+    overwrite: bool = False,
+    backend: str = "auto",
+    devices: Sequence[int] | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    **options: Unpack[PlanOptions],
+) -> QuantizeResult:
+    """Quantize a model, or carry out a plan that was made before.
+
+    model: a GGUF file (of shards, the first), or a Plan.
+    output: the file to write. Shards get its name with -00001-of-000NN.
+    threads: 0 for all that are available.
+    max_memory: bound on the memory of this process, in bytes, page cache and CUDA's own aside.
+    overwrite: replace an output that exists.
+    backend: "cpu"; "cuda", which raises DeviceError where a GPU cannot be used or fails; or "auto",
+        which takes the GPUs that are there, and goes on with the processor where one fails. The
+        bytes are the same.
+    devices: numbers of the GPUs to use; None for all.
+    progress: called after every slab, from this thread.
+    options: those of ``PlanOptions``; none with a Plan.
+
+    Everything that can be checked is checked before the first byte is written. The output appears
+    under its name when it is complete and on the disk; whatever goes wrong before leaves nothing.
+    Raises ApexError of the kind that fits; KeyboardInterrupt passes through.
+    """
+    started = time.perf_counter()
+    if isinstance(model, Plan):
+        if options:
+            raise TypeError("a plan is complete; options go to plan()")
+        todo = model
+    else:
+        todo = plan(model, **options)
+    if todo.is_sizes_only:
+        raise UsageError("A plan for sizes only cannot be carried out.", "plan without sizes_only")
+    cpu_info()  # an APEX_ISA that cannot be had is an error before anything is written
+    chosen = choose_gpus(backend, devices)
+    todo.model.require_data()
+    paths = output_paths(todo, Path(output))
+    check_output(todo, paths, overwrite=overwrite)
+    timings = Timings()
+    if todo.is_verbatim:
+        _copy(todo.model, paths, timings)
+        return _result(todo, paths, timings, started)
+    threads = threads or _core.available_threads()
+    processor = Processor(threads, timings)
+    gpus: list[Gpu] = []
+    notes: list[str] = []
+    with timings.measure("preparing"):
+        try:
+            pieces, slabs, gpus = _prepare_gpus(todo, chosen, processor, max_memory)
+        except (_core.DeviceError, DeviceError) as error:
+            if backend == "cuda":
+                raise DeviceError(
+                    f"The GPU cannot be used: {str(error).rstrip('.')}.",
+                    "try --max-memory or --device, or leave out --backend cuda",
+                ) from None
+            notes.append(f"The processor quantizes, because the GPU cannot be used: {error}.")
+        if not gpus:
+            slabs = CPU_SLABS
+            pieces = split(todo, slab_bytes(todo, threads, max_memory, slabs))
+        stream = Stream(
+            todo,
+            pieces,
+            slabs,
+            processor,
+            gpus,
+            helpers=_DEVICE_HELPERS if gpus else 1,
+            is_gpu_required=backend == "cuda",
+        )
+    stream.run(paths, progress)
+    for gpu in gpus:
+        if gpu.use.failure:
+            notes.append(
+                f"The GPU {gpu.use.index} ({gpu.use.name}) failed, and the processor went on "
+                f"in its place: {gpu.use.failure}."
+            )
+    used = tuple(gpu.use for gpu in gpus)
+    memory = min(slabs, len(pieces)) * sum(slab_room(pieces))
+    return _result(todo, paths, timings, started, used, memory, tuple(notes))
+
+
+def _result(
+    todo: Plan,
+    paths: tuple[Path, ...],
+    timings: Timings,
+    started: float,
+    devices: tuple[DeviceUse, ...] = (),
+    slab_memory: int = 0,
+    notes: tuple[str, ...] = (),
+) -> QuantizeResult:
+    timings.total = time.perf_counter() - started
+    size = sum(path.stat().st_size for path in paths)
+    return QuantizeResult(todo, paths, size, timings, devices, slab_memory, notes)
+
+
+def _prepare_gpus(
+    todo: Plan, chosen: Sequence[_core.Device], processor: Processor, max_memory: int
+) -> tuple[list[Piece], int, list[Gpu]]:
+    """Pieces, the number of slabs, and the GPUs with their memory; no GPUs if there is no work.
+
+    Slabs shrink until they fit the GPU with the least memory. Raises DeviceError where not even the
+    smallest do.
+    """
+    if not chosen:
+        return [], 0, []
+    slabs = DEVICE_SLOTS * len(chosen) + 2 * _DEVICE_HELPERS
+    wanted = _DEVICE_SLAB_BYTES
+    while True:
+        size = slab_bytes(todo, processor.threads, max_memory, slabs, wanted)
+        pieces = split(todo, size)
+        limits = device_limits(pieces)
+        if limits is None:
+            return [], 0, []
+        need = DEVICE_SLOTS * slot_bytes(limits)
+        if all(need + _DEVICE_RESERVE <= device.free_memory for device in chosen):
+            return pieces, slabs, [Gpu(device, limits, processor) for device in chosen]
+        if size > wanted or wanted < 4096:
+            least = min(device.free_memory for device in chosen)
+            raise DeviceError(
+                f"{least >> 20} MiB of its memory are free, and the model's longest rows need "
+                f"{(need + _DEVICE_RESERVE) >> 20} MiB."
+            )
+        wanted //= 2
+
+
+def output_paths(todo: Plan, output: Path) -> tuple[Path, ...]:
+    """The names of the output's files."""
+    count = len(todo.model.files) if todo.is_verbatim else len(todo.files)
+    if count == 1:
+        return (output,)
+    return tuple(shard_path(output, index, count) for index in range(count))
+
+
+def check_output(todo: Plan, paths: tuple[Path, ...], *, overwrite: bool) -> None:
+    """Raise OutputError unless the output can be written: free, elsewhere, with enough space."""
+    for path in paths:
+        for source in todo.model.files:
+            if path.exists() and path.samefile(source):
+                raise OutputError(f"The output {path} is the input itself.", "choose another name")
+        if path.is_dir():
+            raise OutputError(f"{path} is a folder.", "give the name of a file")
+        if path.exists() and not overwrite:
+            raise OutputError(f"{path} exists already.", "choose another name, or use --overwrite")
+    folder = paths[0].parent
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    if not folder.is_dir():
+        raise OutputError(f"{folder} is not a folder.", "choose another output")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(f"The folder {folder} is read-only.", "write elsewhere")
+    free = shutil.disk_usage(folder).free
+    if free < todo.file_bytes:
+        raise OutputError(
+            f"The disk of {folder} has {free / 2**30:.2f} GiB free, the output needs "
+            f"{todo.file_bytes / 2**30:.2f} GiB.",
+            "free some space or write elsewhere",
+        )
+
+
+def _copy(model: ModelFile, paths: tuple[Path, ...], timings: Timings) -> None:
+    with OutputSet(paths) as output:
+        for source, target in zip(model.files, output.files, strict=True):
+            with source.open("rb") as file:
+                while block := file.read(_COPY_BYTES):
+                    target.write(block)
+        begin = time.perf_counter()
+        output.commit()
+        timings.add(syncing=time.perf_counter() - begin)
