@@ -409,18 +409,22 @@ class DeviceSums:
         """
         As Accumulator.add.
         """
-    def read(self, name: str) -> tuple:
+    def read(
+        self, name: str
+    ) -> tuple[numpy.typing.NDArray[numpy.float32], numpy.typing.NDArray[numpy.int64], bool]:
         """
         float32 (matrices, columns) sums, int64 counts, and whether all are finite.
         """
 
 class Model:
     """
-    A model that libllama loaded, mapped, on the CPU.
+    A model that libllama loaded.
     """
-    def __init__(self, path: str, *, mtp: bool = False, vocabulary_only: bool = False) -> None:
+    def __init__(
+        self, path: str, *, mtp: bool = False, vocabulary_only: bool = False, gpu_layers: int = 0
+    ) -> None:
         """
-        Raises ModelError.
+        Mapped, on the CPU but for gpu_layers, of which a negative number means all. Raises ModelError.
         """
     def first_difference(self, other: Model) -> int:
         """
@@ -708,6 +712,16 @@ def first_match(
     For each name the index of the first pattern found in it (std::regex_search), or -1. Raises ValueError for a malformed pattern.
     """
 
+def gpu_backends() -> list[str]:
+    """
+    The GPU backends of this build; empty where it runs models on the CPU alone.
+    """
+
+def gpu_devices() -> list[tuple[str, str, int, int]]:
+    """
+    (name, description, free and total bytes) of each GPU that models can be run on. Raises ModelError.
+    """
+
 def host_memory(bytes: int) -> numpy.typing.NDArray[numpy.uint8]:
     """
     A uint8 array that GPUs copy from and to by themselves. Raises DeviceError.
@@ -734,9 +748,11 @@ def memory_need(
     cache_type_v: str = "F16",
     unified_cache: bool = False,
     mtp: bool = False,
+    load_mtp: bool = False,
+    gpu_layers: int = 0,
 ) -> dict[str, int]:
     """
-    Bytes that a context would take (model, cache, compute, logits), without making it. Raises ModelError.
+    Bytes that a model and a context would take, without making them: of the host's memory model, cache, compute and logits; on GPUs device_model and device, the caches and buffers. mtp: the context runs the multi-token-prediction layers; load_mtp: they are loaded. Raises ModelError.
     """
 
 def output_order(names: collections.abc.Sequence[str]) -> list[int]:

@@ -27,6 +27,7 @@ __all__ = [
     "Batch",
     "RunOptions",
     "Tokens",
+    "available_gpu_memory",
     "available_memory",
     "batches",
     "check_memory",
@@ -52,6 +53,8 @@ class RunOptions:
         micro_batch_size: tokens that libllama computes at a time.
         threads: 0 for all processors.
         cache_type_k, cache_type_v: types of the KV cache, such as F16, Q8_0 or Q4_0.
+        gpu_layers: layers that run on GPUs, counted from the output; a negative number: all. Other
+            processors give other low digits too.
     """
 
     context_length: int = 512
@@ -60,6 +63,7 @@ class RunOptions:
     threads: int = 0
     cache_type_k: str = "F16"
     cache_type_v: str = "F16"
+    gpu_layers: int = 0
 
     def __post_init__(self) -> None:
         for name in ("context_length", "batch_size", "micro_batch_size"):
@@ -110,17 +114,36 @@ def running(path: Path) -> Iterator[None]:
         ) from None
 
 
-def load_model(path: str | os.PathLike[str], *, mtp: bool = False) -> tuple[ModelFile, _core.Model]:
+def load_model(
+    path: str | os.PathLike[str], *, mtp: bool = False, gpu_layers: int = 0
+) -> tuple[ModelFile, _core.Model]:
     """Open a GGUF file and load it with libllama, mapped. Raises ModelFileError, RunError.
 
     mtp: with the multi-token-prediction layers.
+    gpu_layers: as in RunOptions.
     """
     file = open_model(path)
     file.require_data()
     if file.is_projector:
         raise RunError(f"{file.path} is a projector, not a language model.", "give the model")
     with running(file.path):
-        return file, _core.Model(str(file.path), mtp=mtp)
+        if gpu_layers:
+            _require_gpu()
+            need = _core.memory_need(str(file.path), load_mtp=mtp, gpu_layers=gpu_layers)
+            _check_gpu_memory(f"Loading {file.path}", need["device_model"])
+        return file, _core.Model(str(file.path), mtp=mtp, gpu_layers=gpu_layers)
+
+
+def _require_gpu() -> None:
+    if not _core.gpu_backends():
+        raise RunError(
+            "This build of apex cannot run models on a GPU.",
+            "build with APEX_GGML_CUDA=ON, or leave out --gpu-layers",
+        )
+    if not _core.gpu_devices():
+        raise RunError(
+            "No GPU was found.", "check the driver with nvidia-smi, or leave out --gpu-layers"
+        )
 
 
 def make_context(
@@ -148,7 +171,8 @@ def make_context(
         "mtp": mtp,
     }
     with running(file.path):
-        check_memory(file.path, _core.memory_need(str(file.path), **sizes))
+        need = _core.memory_need(str(file.path), **sizes, gpu_layers=options.gpu_layers)
+        check_memory(file.path, need)
         return _core.Context(
             model,
             **sizes,
@@ -159,7 +183,10 @@ def make_context(
 
 
 def check_memory(path: Path, need: dict[str, int]) -> None:
-    """Raise RunError where caches and buffers need more memory than there is."""
+    """Raise RunError where caches and buffers need more memory than there is.
+
+    need: what ``_core.memory_need`` says, of a model that is loaded.
+    """
     available = available_memory()
     wanted = need["cache"] + need["compute"] + need["logits"]
     if available is not None and wanted > available:
@@ -168,6 +195,23 @@ def check_memory(path: Path, need: dict[str, int]) -> None:
             f"{available / 2**30:.1f} GiB are free.",
             "use a smaller --ctx-size or --batch-size, or a KV cache of a smaller type",
         )
+    if need["device"]:
+        _check_gpu_memory(f"Running {path}", need["device"])
+
+
+def _check_gpu_memory(what: str, wanted: int) -> None:
+    available = available_gpu_memory()
+    if wanted > available:
+        raise RunError(
+            f"{what} needs {wanted / 2**30:.1f} GiB on GPUs, and {available / 2**30:.1f} GiB are "
+            "free there.",
+            "use fewer --gpu-layers",
+        )
+
+
+def available_gpu_memory() -> int:
+    """Bytes that are free on all GPUs together."""
+    return sum(free for _, _, free, _ in _core.gpu_devices())
 
 
 def available_memory() -> int | None:

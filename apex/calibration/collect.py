@@ -211,13 +211,14 @@ class _Run:
 
     def _load(self, path: Path) -> tuple[ModelFile, _core.Model, bool]:
         """The model, and whether its multi-token-prediction head can be run."""
+        layers = self.options.run.gpu_layers
         if self.options.mtp:
             try:
-                file, model = load_model(path, mtp=True)
+                file, model = load_model(path, mtp=True, gpu_layers=layers)
                 return file, model, model.mtp_layers > 0
             except RunError as error:  # of the head alone, or of the whole model
                 self.notes.append(_without_head(error))
-        file, model = load_model(path)
+        file, model = load_model(path, gpu_layers=layers)
         return file, model, False
 
     def _tokenize(self, text: Text) -> Tokens:

@@ -138,6 +138,7 @@ def collect(
     ubatch_size: running.MicroBatchSize = 512,
     cache_type_k: running.CacheTypeK = "f16",
     cache_type_v: running.CacheTypeV = "f16",
+    gpu_layers: running.GpuLayers = "0",
     output_format: Format = "gguf",
     save_every: Annotated[
         int,

@@ -131,6 +131,7 @@ def evaluate(
     ubatch_size: running.MicroBatchSize = 512,
     cache_type_k: running.CacheTypeK = "f16",
     cache_type_v: running.CacheTypeV = "f16",
+    gpu_layers: running.GpuLayers = "0",
     out: Annotated[
         Optional[Path],
         typer.Option(

@@ -6,10 +6,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from apex.errors import UsageError
+
 if TYPE_CHECKING:
     from apex.inference import RunOptions
 
-__all__ = ["BatchSize", "CacheTypeK", "CacheTypeV", "CtxSize", "MicroBatchSize", "run_options"]
+__all__ = [
+    "BatchSize",
+    "CacheTypeK",
+    "CacheTypeV",
+    "CtxSize",
+    "GpuLayers",
+    "MicroBatchSize",
+    "run_options",
+]
 
 _RUN = "How the model is run"
 
@@ -61,6 +71,16 @@ CacheTypeV = Annotated[
         rich_help_panel=_RUN,
     ),
 ]
+GpuLayers = Annotated[
+    str,
+    typer.Option(
+        "--gpu-layers",
+        "-ngl",
+        metavar="N|all",
+        help="Layers that run on GPUs, counted from the output.",
+        rich_help_panel=_RUN,
+    ),
+]
 
 
 def run_options(context: typer.Context) -> RunOptions:
@@ -75,4 +95,14 @@ def run_options(context: typer.Context) -> RunOptions:
         threads=given["threads"],
         cache_type_k=given["cache_type_k"].upper(),
         cache_type_v=given["cache_type_v"].upper(),
+        gpu_layers=_layers(given["gpu_layers"]),
     )
+
+
+def _layers(text: str) -> int:
+    if text == "all":
+        return -1
+    try:
+        return int(text)
+    except ValueError:
+        raise UsageError(f"{text} is no number of layers.", "use --gpu-layers N, or all") from None

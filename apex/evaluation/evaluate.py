@@ -281,6 +281,8 @@ class Evaluator:
                 self.notes.append(f"{run.file.path.name} has no multi-token-prediction head to run")
 
     def _note_memory(self) -> None:
+        if self.options.run.gpu_layers:
+            return  # what a GPU holds is read once
         available = available_memory()
         mapped = sum(result.file.bytes for result in self.results)
         if available is not None and mapped > available:
@@ -293,7 +295,7 @@ class Evaluator:
     def _run_tasks_and_speed(self, result: ModelResult, report: Report) -> None:
         if not self._tasks and self.options.speed is None:
             return
-        file, model = load_model(result.file.path)
+        file, model = load_model(result.file.path, gpu_layers=self.options.run.gpu_layers)
         for tasks in self._tasks:
             result.tasks.append(TaskResult(tasks.kind, tasks.path.stem, 0, 0, 0.0))
 
@@ -348,6 +350,9 @@ class Evaluator:
                 "processor": _processor(),
                 "threads": cpu_info().threads,
                 "inference": _core.inference_features(),
+                "gpus": [name for _, name, _, _ in _core.gpu_devices()]
+                if options.run.gpu_layers
+                else [],
             },
             "settings": {
                 **self._run_options.to_dict(),

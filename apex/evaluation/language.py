@@ -43,7 +43,7 @@ class LanguageRun:
 
     def __init__(self, path: Path, options: RunOptions, *, mtp: bool) -> None:
         self.file: ModelFile
-        self.file, self.model = load_model(path, mtp=mtp)
+        self.file, self.model = load_model(path, mtp=mtp, gpu_layers=options.gpu_layers)
         self.options = options
         self._mtp = mtp and self.model.mtp_layers > 0
         self._trunk: _core.Context | None = None

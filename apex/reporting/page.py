@@ -191,8 +191,9 @@ def _source(source: tuple[str, dict[str, Any]]) -> str:
     name, data = source
     machine = data.get("machine", {})
     settings = {k: v for k, v in data["settings"].items() if v not in (None, [], 0)}
+    parts = [machine.get("processor", ""), f"{machine.get('threads', '')} threads"]
     facts = {
-        "machine": f"{machine.get('processor', '')}, {machine.get('threads', '')} threads",
+        "machine": ", ".join(parts + machine.get("gpus", [])),
         "versions": f"apex {data.get('apex', '?')}, llama.cpp {data.get('llama.cpp', '?')}",
         "seconds": f"{data.get('seconds', 0):.1f}",
         "peak memory": f"{data.get('peak_memory_bytes', 0) / 2**20:.0f} MiB",

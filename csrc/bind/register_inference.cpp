@@ -13,6 +13,7 @@
 #include "evaluate/likelihood.h"
 #include "imatrix/accumulator.h"
 #include "llama/context.h"
+#include "llama/devices.h"
 #include "llama/model.h"
 #include "register.h"
 
@@ -30,6 +31,7 @@ using Tokens = py::array_t<int32_t, py::array::c_style | py::array::forcecast>;
 using Indices = py::array_t<int64_t, py::array::c_style | py::array::forcecast>;
 using Flags = py::array_t<bool, py::array::c_style | py::array::forcecast>;
 using Codes = py::array_t<uint16_t, py::array::c_style>;
+using GpuDevice = py::typing::Tuple<py::str, py::str, py::int_, py::int_>;
 
 // Lets Python's signal handlers run while a model does; true once one of them has raised.
 std::function<bool()> ask_python() {
@@ -238,17 +240,20 @@ py::array_t<float> copy_logits(const Context & context) {
 }
 
 void register_model(py::module_ & module) {
-    py::class_<Model, std::shared_ptr<Model>>(module, "Model",
-                                              "A model that libllama loaded, mapped, on the CPU.")
-        .def(py::init([](const std::string & path, bool mtp, bool vocabulary_only) {
-                 py::gil_scoped_release release;
-                 llama::ModelOptions options;
-                 options.mtp = mtp;
-                 options.vocabulary_only = vocabulary_only;
-                 return std::make_shared<Model>(path, options);
-             }),
+    py::class_<Model, std::shared_ptr<Model>>(module, "Model", "A model that libllama loaded.")
+        .def(py::init(
+                 [](const std::string & path, bool mtp, bool vocabulary_only, int32_t gpu_layers) {
+                     py::gil_scoped_release release;
+                     llama::ModelOptions options;
+                     options.mtp = mtp;
+                     options.vocabulary_only = vocabulary_only;
+                     options.gpu_layers = gpu_layers;
+                     return std::make_shared<Model>(path, options);
+                 }),
              py::arg("path"), py::kw_only(), py::arg("mtp") = false,
-             py::arg("vocabulary_only") = false, "Raises ModelError.")
+             py::arg("vocabulary_only") = false, py::arg("gpu_layers") = 0,
+             "Mapped, on the CPU but for gpu_layers, of which a negative number means all. Raises "
+             "ModelError.")
         .def_property_readonly("vocabulary_size", &Model::vocabulary_size)
         .def_property_readonly(
             "adds_bos", [](const Model & m) { return llama_vocab_get_add_bos(m.vocabulary()); },
@@ -368,26 +373,35 @@ void register_context(py::module_ & module) {
         "memory_need",
         [](const std::string & path, uint32_t context_length, uint32_t batch_size,
            uint32_t micro_batch_size, uint32_t sequences, const std::string & cache_type_k,
-           const std::string & cache_type_v, bool unified_cache, bool mtp) {
+           const std::string & cache_type_v, bool unified_cache, bool mtp, bool load_mtp,
+           int32_t gpu_layers) {
             const ContextOptions options =
                 to_options(context_length, batch_size, micro_batch_size, sequences, 1, cache_type_k,
                            cache_type_v, unified_cache, mtp);
+            llama::ModelOptions model_options;
+            model_options.mtp = mtp || load_mtp;
+            model_options.gpu_layers = gpu_layers;
             llama::MemoryNeed need;
             {
                 py::gil_scoped_release release;
-                need = Context::memory_need(path, options);
+                need = Context::memory_need(path, model_options, options);
             }
             return std::map<std::string, uint64_t>{{"model", need.model},
                                                    {"cache", need.cache},
                                                    {"compute", need.compute},
-                                                   {"logits", need.logits}};
+                                                   {"logits", need.logits},
+                                                   {"device_model", need.device_model},
+                                                   {"device", need.device}};
         },
         py::arg("path"), py::kw_only(), py::arg("context_length") = 512,
         py::arg("batch_size") = 2048, py::arg("micro_batch_size") = 512, py::arg("sequences") = 1,
         py::arg("cache_type_k") = "F16", py::arg("cache_type_v") = "F16",
-        py::arg("unified_cache") = false, py::arg("mtp") = false,
-        "Bytes that a context would take (model, cache, compute, logits), without making it. "
-        "Raises ModelError.");
+        py::arg("unified_cache") = false, py::arg("mtp") = false, py::arg("load_mtp") = false,
+        py::arg("gpu_layers") = 0,
+        "Bytes that a model and a context would take, without making them: of the host's memory "
+        "model, cache, compute and logits; on GPUs device_model and device, the caches and "
+        "buffers. mtp: the context runs the multi-token-prediction layers; load_mtp: they are "
+        "loaded. Raises ModelError.");
 }
 
 }  // namespace
@@ -397,6 +411,25 @@ void register_inference(py::module_ & module) {
     register_context(module);
     module.def("inference_features", &llama_print_system_info,
                "The instruction sets that libllama's CPU backend uses; low digits depend on them.");
+    module.def("gpu_backends", &llama::gpu_backends,
+               "The GPU backends of this build; empty where it runs models on the CPU alone.");
+    module.def(
+        "gpu_devices",
+        [] {
+            std::vector<llama::Device> devices;
+            {
+                py::gil_scoped_release release;
+                devices = llama::gpu_devices();
+            }
+            std::vector<GpuDevice> result;
+            for (const llama::Device & device : devices) {
+                result.push_back(
+                    py::make_tuple(device.name, device.description, device.free, device.total));
+            }
+            return result;
+        },
+        "(name, description, free and total bytes) of each GPU that models can be run on. Raises "
+        "ModelError.");
     module.def("base_file_row", &evaluate::code_size, py::arg("vocabulary"),
                "uint16 values in a row of a llama-perplexity base file.");
     module.def("draw_hellaswag", &evaluate::draw_hellaswag, py::arg("available"), py::arg("wanted"),

@@ -6,6 +6,7 @@
 #include <map>
 #include <stdexcept>
 
+#include "devices.h"
 #include "guarded.h"
 
 namespace apex::llama {
@@ -200,10 +201,9 @@ int64_t Context::decode_mtp(const Batch & batch, Context & trunk) {
     return collector_ == nullptr ? 0 : collector_->take_collected();
 }
 
-MemoryNeed Context::memory_need(const std::string & path, const ContextOptions & options) {
-    ModelOptions model_options;
+MemoryNeed Context::memory_need(const std::string & path, ModelOptions model_options,
+                                const ContextOptions & options) {
     model_options.no_weights = true;
-    model_options.mtp = options.mtp;
     const Model model(path, model_options);
     return guarded("libllama cannot make a context", [&](guard::Scope & scope) {
         const llama_context_params params = to_params(options);
@@ -213,6 +213,11 @@ MemoryNeed Context::memory_need(const std::string & path, const ContextOptions &
         }
         MemoryNeed need;
         for (const auto & [type, memory] : llama_get_memory_breakdown(context.get())) {
+            if (is_on_gpu(type)) {
+                need.device_model += memory.model;
+                need.device += memory.context + memory.compute;
+                continue;
+            }
             need.model += memory.model;
             need.cache += memory.context;
             need.compute += memory.compute;

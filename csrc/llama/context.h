@@ -48,8 +48,11 @@ struct Batch {
     std::vector<Token> tokens;
 };
 
+// In bytes; of the host, but for what lies on devices.
 struct MemoryNeed {
     uint64_t model = 0, cache = 0, compute = 0, logits = 0;
+    uint64_t device_model = 0;  // weights
+    uint64_t device = 0;        // caches and buffers
 };
 
 // ggml's threads, shared by all contexts that want as many: idle threads of another context would
@@ -93,8 +96,9 @@ class Context {
     const float * logits() const { return logits_; }
     int64_t rows() const { return rows_; }
 
-    // What a context with these options would take, in bytes, without making it.
-    static MemoryNeed memory_need(const std::string & path, const ContextOptions & options);
+    // What a model and a context with these options would take, without making them.
+    static MemoryNeed memory_need(const std::string & path, ModelOptions model_options,
+                                  const ContextOptions & options);
 
   private:
     static llama_context_params to_params(const ContextOptions & options);

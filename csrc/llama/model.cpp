@@ -3,15 +3,25 @@
 #include <algorithm>
 #include <cstring>
 
+#include "devices.h"
 #include "guarded.h"
 
 namespace apex::llama {
 
 Model::Model(const std::string & path, const ModelOptions & options) {
+    find_devices();
     guarded("libllama cannot load the model", [&](guard::Scope & scope) {
         llama_backend_init();
         llama_model_params params = llama_model_default_params();
-        params.n_gpu_layers = 0;
+        // Without a list libllama takes every GPU, also to compute what the CPU keeps. With an
+        // empty one nothing is offloaded, whatever the context asks for: all layers are the CPU's.
+        static ggml_backend_dev_t none[] = {nullptr};
+        params.n_gpu_layers = options.gpu_layers;
+        if (options.gpu_layers == 0) {
+            params.devices = none;
+        } else if (!llama_supports_gpu_offload()) {
+            throw ModelError("no GPU was found");  // libllama would take the CPU, silently
+        }
         params.load_mtp = options.mtp;
         params.vocab_only = options.vocabulary_only;
         params.no_alloc = options.no_weights;

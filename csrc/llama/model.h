@@ -15,11 +15,13 @@ struct ModelOptions {
     bool mtp = false;              // with the multi-token-prediction layers
     bool vocabulary_only = false;  // without weights
     bool no_weights = false;       // metadata and sizes: to ask what a context would need
+    int32_t gpu_layers = 0;        // layers on GPUs, from the last; negative: all
 };
 
 class Model {
   public:
-    // Loads a GGUF file, mapped, on the CPU. Throws ModelError.
+    // Loads a GGUF file; what is not on GPUs is mapped. Throws ModelError, also where layers are
+    // wanted on GPUs and there are none.
     Model(const std::string & path, const ModelOptions & options);
 
     llama_model * get() const { return model_.get(); }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import gguf
@@ -12,11 +13,11 @@ from support.llama import write_llama
 
 import apex
 from apex import _core
-from apex.calibration import CalibrationProgress, CollectOptions, Text, read_texts
+from apex.calibration import CalibrationProgress, CollectOptions, Text, collect, read_texts
 from apex.calibration.automatic import calibrate_beside, expected_matrix, matrix_beside
 from apex.errors import DataError, OutputError, RunError, UsageError
 from apex.gguf import ImportanceMatrix, load_imatrix
-from apex.inference import RunOptions
+from apex.inference import RunOptions, load_model, make_context
 
 LENGTH = 64
 SMALL = RunOptions(context_length=LENGTH, batch_size=4 * LENGTH)
@@ -132,6 +133,33 @@ def test_a_checkpoint_of_another_run_is_not_used(
         )
         assert result.resumed_chunks == 0
         assert any("was not used" in note for note in result.notes)
+
+
+def test_a_checkpoint_of_other_processors_is_not_used(
+    demo_model: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = CollectOptions(run=SMALL, chunks=8, save_every=4)
+    path = tmp_path / "a.gguf"
+
+    def stop(progress: CalibrationProgress) -> None:
+        if progress.chunks_done == 8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        apex.calibrate(demo_model, path, read_texts([text]), options=options, progress=stop)
+    # As if there were a GPU.
+    monkeypatch.setattr(collect, "load_model", lambda path, **_: load_model(path, mtp=True))
+    monkeypatch.setattr(
+        collect,
+        "make_context",
+        lambda file, model, run, **rest: make_context(
+            file, model, replace(run, gpu_layers=0), **rest
+        ),
+    )
+    on_gpu = replace(options, run=replace(SMALL, gpu_layers=2))
+    result = apex.calibrate(demo_model, path, read_texts([text]), options=on_gpu)
+    assert result.resumed_chunks == 0
+    assert any("was not used" in note for note in result.notes)
 
 
 def test_continuing_is_adding(demo_model: Path, text: Path, tmp_path: Path) -> None:

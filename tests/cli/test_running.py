@@ -14,6 +14,7 @@ import pytest
 from support.commands import COMMAND, Apex, environment
 from support.language import write_hellaswag, write_text
 
+from apex import _core
 from apex.gguf import load_imatrix
 
 SMALL = ("-c", "64", "-b", "256")
@@ -46,9 +47,9 @@ def test_from_a_text_to_a_report(
     assert apex_cli("verify", "q.gguf", "f16.gguf", "--imatrix", "auto").returncode == 0
 
     evaluated = apex_cli(
-        "eval", "q.gguf", "-r", "f16.gguf", "-f", text, *SMALL, "--hellaswag", "hs.txt",
-        "--speed", "--n-prompt", "16", "--n-gen", "2", "--repetitions", "2", "--mtp",
-        "--tensor-errors", "-o", "results.json",
+        "eval", "q.gguf", "-r", "f16.gguf", "-f", text, *SMALL, "-ngl", "0",
+        "--hellaswag", "hs.txt", "--speed", "--n-prompt", "16", "--n-gen", "2",
+        "--repetitions", "2", "--mtp", "--tensor-errors", "-o", "results.json",
     )  # fmt: skip
     assert evaluated.returncode == 0, evaluated.stderr
     for part in ("KL mean", "f16 (reference)", "Multi-token-prediction head", "hellaswag (hs)",
@@ -56,6 +57,7 @@ def test_from_a_text_to_a_report(
         assert part in evaluated.stdout, part
     data = json.loads((folder / "results.json").read_text())
     assert data["models"][1]["divergence"]["kl"]["value"] > 0
+    assert data["settings"]["gpu_layers"] == 0 and data["machine"]["gpus"] == []
 
     made = apex_cli("report", "results.json", "-o", "report")
     assert made.returncode == 0, made.stderr
@@ -183,6 +185,7 @@ WRONG = {
     "model missing": (["eval", "none.gguf", "-f", "TEXT"], 3, "none.gguf"),
     "no language model": (["eval", "DENSE", "-f", "TEXT"], 8, "cannot load the model"),
     "cache type": (["eval", "MODEL", "-f", "TEXT", "-ctk", "q9"], 2, "KV cache type"),
+    "gpu layers": (["eval", "MODEL", "-f", "TEXT", "-ngl", "many"], 2, "no number of layers"),
     "no base file": (["eval", "MODEL", "--base", "TEXT"], 2, "no log-probabilities"),
     "no memory": (["eval", "MODEL", "--speed", "--n-prompt", "99999999"], 8, "GiB are free"),
     "output exists": (["eval", "MODEL", "-f", "TEXT", "-o", "TEXT"], 6, "exists"),
@@ -225,3 +228,18 @@ def test_mistakes(
     assert message in result.stderr
     assert "error: " in result.stderr
     assert sorted(folder.iterdir()) == before
+
+
+@pytest.mark.skipif(bool(_core.gpu_devices()), reason="there is a GPU")
+@pytest.mark.parametrize("layers", ["5", "all"])
+def test_layers_on_a_gpu_where_there_is_none(
+    apex_cli: Apex, demo_model: Path, text: Path, folder: Path, layers: str
+) -> None:
+    for command in (
+        ("eval", demo_model, "-f", text, *SMALL, "--gpu-layers", layers),
+        ("imatrix", demo_model, "-f", text, *SMALL, "-o", "o.gguf", "-ngl", layers),
+    ):
+        result = apex_cli(*command)
+        assert result.returncode == 8, result.stderr
+        assert re.search("error: (This build .* on a GPU|No GPU was found)", result.stderr)
+        assert "leave out --gpu-layers" in result.stderr
