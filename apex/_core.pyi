@@ -259,6 +259,17 @@ class Accumulator:
         """
         Add float32 (rows, columns) activations; with experts, each row to one of them. Raises ValueError where sizes differ from before, NonFiniteError.
         """
+    def add_by_way_of_device(
+        self,
+        device: int,
+        name: str,
+        activations: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
+        experts: typing.Annotated[numpy.typing.ArrayLike, numpy.int32] | None = None,
+        expert_count: int = 0,
+    ) -> None:
+        """
+        add() on a GPU, which keeps the sums until they are asked for. Raises DeviceError.
+        """
     def counts(self) -> dict[str, numpy.typing.NDArray[numpy.int64]]:
         """
         By tensor name: int64 counts of rows; a copy.
@@ -392,28 +403,6 @@ class DeviceQuantizer:
     def wait(self, slot: int) -> Outcome:
         """
         Waits for a slab. Raises DeviceError; the output is then void.
-        """
-
-class DeviceSums:
-    """
-    The sums of Accumulator, taken on a GPU. Raises DeviceError.
-    """
-    def __init__(self, device: int) -> None: ...
-    def add(
-        self,
-        name: str,
-        activations: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
-        experts: typing.Annotated[numpy.typing.ArrayLike, numpy.int32] | None = None,
-        expert_count: int = 0,
-    ) -> None:
-        """
-        As Accumulator.add.
-        """
-    def read(
-        self, name: str
-    ) -> tuple[numpy.typing.NDArray[numpy.float32], numpy.typing.NDArray[numpy.int64], bool]:
-        """
-        float32 (matrices, columns) sums, int64 counts, and whether all are finite.
         """
 
 class Model:

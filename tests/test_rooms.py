@@ -17,7 +17,8 @@ PYTHON = {
     "policy": {"errors"},
     "gguf": {"errors", "_core"},
     "planning": {"errors", "policy", "gguf", "_core"},
-    "streaming": {"cpu", "errors", "gguf", "planning", "_core"},
+    "gpu": {"errors", "_core"},
+    "streaming": {"cpu", "errors", "gguf", "gpu", "planning", "_core"},
     "verification": {"errors", "policy", "gguf", "planning", "_core"},
     "inference": {"cpu", "errors", "gguf", "_core"},
     "calibration": {"cpu", "errors", "gguf", "inference", "_core"},
@@ -35,17 +36,19 @@ CPP = {
     "isa": ({"isa", "kernels"}, set()),
     "dispatch": ({"dispatch", "isa", "kernels"}, set()),
     "engine": ({"engine", "guard", "dispatch"}, {"ggml.h"}),
-    "imatrix": ({"imatrix", "engine"}, set()),
+    "cuda": ({"cuda", "kernels", "lane", "engine"}, {"ggml.h"}),
+    "no_cuda": ({"cuda"}, set()),
+    "imatrix": ({"imatrix", "cuda", "engine"}, set()),
     "evaluate": ({"evaluate", "engine"}, set()),
     "llama": (
-        {"llama", "guard", "imatrix"},
+        {"llama", "cuda", "guard", "imatrix"},
         {
             *("ggml.h", "ggml-backend.h", "ggml-cpu.h", "gguf.h"),
             *("llama.h", "llama-cpp.h", "llama-ext.h", "llama-quant.cpp"),
         },
     ),
     "bind": (
-        {"bind", "dispatch", "engine", "evaluate", "gguf", "guard", "imatrix", "llama"},
+        {"bind", "cuda", "dispatch", "engine", "evaluate", "gguf", "guard", "imatrix", "llama"},
         {"ggml.h", "pybind11"},
     ),
 }
@@ -78,7 +81,9 @@ def test_python_rooms(room: str) -> None:
 @pytest.mark.parametrize("room", CPP)
 def test_cpp_rooms(room: str) -> None:
     rooms, libraries = CPP[room]
-    files = [path for path in (ROOT / "csrc" / room).iterdir() if path.suffix in (".h", ".cpp")]
+    files = [
+        path for path in (ROOT / "csrc" / room).iterdir() if path.suffix in (".h", ".cpp", ".cu")
+    ]
     assert files
     for path in files:
         text = path.read_text(encoding="utf-8")

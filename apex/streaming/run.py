@@ -182,6 +182,8 @@ def check_output(todo: Plan, paths: tuple[Path, ...], *, overwrite: bool) -> Non
                 raise OutputError(f"The output {path} is the input itself.", "choose another name")
         if path.is_dir():
             raise OutputError(f"{path} is a folder.", "give the name of a file")
+        if path.exists() and not path.is_file():
+            raise OutputError(f"{path} is no regular file.", "give the name of a file")
         if path.exists() and not overwrite:
             raise OutputError(f"{path} exists already.", "choose another name, or use --overwrite")
     folder = paths[0].parent

@@ -1,6 +1,5 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
-#include <pybind11/typing.h>
 
 #include <memory>
 #include <optional>
@@ -19,8 +18,6 @@ using cuda::Quantizer;
 using cuda::Slab;
 using cuda::SlabLimits;
 using OptionalBuffer = std::optional<py::buffer>;
-using Floats = py::array_t<float, py::array::c_style | py::array::forcecast>;
-using Ints = py::array_t<int32_t, py::array::c_style | py::array::forcecast>;
 
 // A slab of a call, with what has to stay alive for it.
 struct Call {
@@ -37,8 +34,8 @@ struct Call {
         const auto bytes =
             static_cast<size_t>(extent.all_rows()) * ggml_row_size(target_type, extent.columns);
         target = to_output(out, bytes);
-        slab = {weights.buffer.ptr, weights.type,       extent.experts, extent.rows,
-                extent.columns,     importance.data(),  target.ptr,     target_type};
+        slab = {weights.buffer.ptr, weights.type,      extent.experts, extent.rows,
+                extent.columns,     importance.data(), target.ptr,     target_type};
     }
 
     Weights weights;
@@ -83,63 +80,6 @@ py::array_t<float> dequantize(const py::buffer & source, const std::string & typ
     cuda::dequantize(device, weights.buffer.ptr, weights.type,
                      weights.shape.all_rows() * weights.shape.columns, target);
     return result;
-}
-
-// (rows, columns) activations, each row for the expert that `experts` names, if any.
-void add_rows(cuda::Sums & sums, const std::string & name, const Floats & activations,
-              const std::optional<Ints> & experts, int64_t expert_count) {
-    if (activations.ndim() != 2 || activations.size() < 1 ||
-        (experts && (experts->ndim() != 1 || experts->shape(0) != activations.shape(0)))) {
-        throw py::value_error("activations are (rows, columns), experts one for each row");
-    }
-    const auto rows = static_cast<int64_t>(activations.shape(0));
-    const auto row_bytes = static_cast<int64_t>(activations.strides(0));
-    cuda::DeviceRows slab{};
-    slab.data = activations.data();
-    slab.columns = activations.shape(1);
-    slab.matrices[0] = experts ? expert_count : 1;
-    slab.matrices[1] = 1;
-    if (experts) {
-        slab.ids = experts->data();
-        slab.used = 1;
-        slab.tokens = rows;
-        slab.id_strides[1] = sizeof(int32_t);
-        slab.extents[0] = 1;
-        slab.extents[1] = rows;
-        slab.strides[1] = row_bytes;
-    } else {
-        slab.extents[0] = rows;
-        slab.extents[1] = slab.extents[2] = 1;
-        slab.strides[0] = row_bytes;
-    }
-    const auto bytes = static_cast<size_t>(activations.nbytes());
-    const auto id_bytes = experts ? static_cast<size_t>(experts->nbytes()) : 0;
-    py::gil_scoped_release release;
-    if (!sums.has(name)) {
-        cuda::Sums::Entry empty;
-        empty.columns = slab.columns;
-        empty.sums.resize(static_cast<size_t>(slab.matrices[0] * slab.columns));
-        empty.counts.resize(static_cast<size_t>(slab.matrices[0]));
-        sums.begin(name, empty);
-    }
-    sums.add_from_host(name, slab, bytes, id_bytes);
-}
-
-py::typing::Tuple<py::array_t<float>, py::array_t<int64_t>, bool> read_sums(cuda::Sums & sums, const std::string & name) {
-    bool is_finite = false;
-    const auto entries = [&] {
-        py::gil_scoped_release release;
-        return sums.read(&is_finite);
-    }();
-    const auto found = entries.find(name);
-    if (found == entries.end()) {
-        throw py::key_error(name);
-    }
-    const auto & entry = found->second;
-    const auto matrices = static_cast<py::ssize_t>(entry.counts.size());
-    const py::array_t<float> values({matrices, static_cast<py::ssize_t>(entry.columns)},
-                                    entry.sums.data());
-    return py::make_tuple(values, py::array_t<int64_t>(matrices, entry.counts.data()), is_finite);
 }
 
 py::array_t<uint8_t> make_host_memory(size_t bytes) {
@@ -199,14 +139,6 @@ void register_cuda(py::module_ & module) {
              py::arg("repeats"),
              "Runs the kernels of the last slab again on what lies on the GPU: the fastest, in "
              "seconds.");
-    py::class_<cuda::Sums, std::shared_ptr<cuda::Sums>>(
-        module, "DeviceSums", "The sums of Accumulator, taken on a GPU. Raises DeviceError.")
-        .def(py::init<int>(), py::arg("device"), py::call_guard<py::gil_scoped_release>())
-        .def("add", &add_rows, py::arg("name"), py::arg("activations"),
-             py::arg("experts") = py::none(), py::arg("expert_count") = 0,
-             "As Accumulator.add.")
-        .def("read", &read_sums, py::arg("name"),
-             "float32 (matrices, columns) sums, int64 counts, and whether all are finite.");
     module.def("cuda_is_built", &cuda::is_built, "Whether this build has kernels for GPUs.");
     module.def("devices", &cuda::devices,
                "The GPUs. Raises DeviceError, which says why, where there is none.");

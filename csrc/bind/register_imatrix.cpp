@@ -16,6 +16,7 @@ namespace {
 using imatrix::Accumulator;
 using imatrix::Entry;
 using Floats = py::array_t<float, py::array::c_style | py::array::forcecast>;
+using Ids = py::array_t<int32_t, py::array::c_style | py::array::forcecast>;
 using Ints = py::array_t<int64_t, py::array::c_style | py::array::forcecast>;
 
 // (rows, columns) activations, each row for the matrix (expert) that `experts` names, if any.
@@ -47,6 +48,34 @@ void add(Accumulator & accumulator, const std::string & name, const Floats & act
     }
 }
 
+// The same by way of a GPU.
+void add_by_way_of_device(Accumulator & accumulator, int device, const std::string & name,
+                          const Floats & activations, const std::optional<Ids> & experts,
+                          int64_t expert_count) {
+    if (activations.ndim() != 2 || activations.size() < 1 ||
+        (experts && (experts->ndim() != 1 || experts->shape(0) != activations.shape(0)))) {
+        throw py::value_error("activations are (rows, columns), experts one for each row");
+    }
+    cuda::DeviceRows rows{};
+    rows.data = activations.data();
+    rows.columns = activations.shape(1);
+    rows.matrices[0] = experts ? expert_count : 1;
+    rows.matrices[1] = rows.extents[0] = rows.extents[1] = rows.extents[2] = 1;
+    const int along = experts ? 1 : 0;  // tokens are the second dimension, see DeviceRows
+    rows.extents[along] = activations.shape(0);
+    rows.strides[along] = activations.strides(0);
+    if (experts) {
+        rows.ids = experts->data();
+        rows.used = 1;
+        rows.tokens = activations.shape(0);
+        rows.id_strides[1] = sizeof(int32_t);
+    }
+    const auto bytes = static_cast<size_t>(activations.nbytes());
+    const auto id_bytes = experts ? static_cast<size_t>(experts->nbytes()) : 0;
+    py::gil_scoped_release release;
+    accumulator.add_by_way_of_device(name, device, rows, experts.has_value(), bytes, id_bytes);
+}
+
 void merge(Accumulator & accumulator, const std::string & name, const Floats & sums,
            const Ints & counts) {
     if (sums.ndim() != 2 || sums.size() < 1 || counts.ndim() != 1 || counts.size() < 1) {
@@ -64,15 +93,14 @@ using Sums = py::array_t<float>;
 
 py::typing::Dict<py::str, Counts> counts(const Accumulator & accumulator) {
     py::typing::Dict<py::str, Counts> result;
-    for (const auto & [name, entry] : accumulator.entries()) {
-        result[py::str(name)] = py::array_t<int64_t>(static_cast<py::ssize_t>(entry.counts.size()),
-                                                     entry.counts.data());
+    for (const auto & [name, counts] : accumulator.counts()) {
+        result[py::str(name)] =
+            py::array_t<int64_t>(static_cast<py::ssize_t>(counts.size()), counts.data());
     }
     return result;
 }
 
-py::typing::Dict<py::str, py::typing::Tuple<Sums, Counts>> entries(
-    const Accumulator & accumulator) {
+py::typing::Dict<py::str, py::typing::Tuple<Sums, Counts>> entries(Accumulator & accumulator) {
     py::typing::Dict<py::str, py::typing::Tuple<Sums, Counts>> result;
     for (const auto & [name, entry] : accumulator.entries()) {
         const py::array_t<float> sums({entry.matrices(), entry.columns}, entry.sums.data());
@@ -94,6 +122,9 @@ void register_imatrix(py::module_ & module) {
              py::arg("expert_count") = 0,
              "Add float32 (rows, columns) activations; with experts, each row to one of them. "
              "Raises ValueError where sizes differ from before, NonFiniteError.")
+        .def("add_by_way_of_device", &add_by_way_of_device, py::arg("device"), py::arg("name"),
+             py::arg("activations"), py::arg("experts") = py::none(), py::arg("expert_count") = 0,
+             "add() on a GPU, which keeps the sums until they are asked for. Raises DeviceError.")
         .def("merge", &merge, py::arg("name"), py::arg("sums"), py::arg("counts"),
              "Add what was collected elsewhere: float32 (matrices, columns) and int64 counts, one "
              "per matrix or one for all. Raises ValueError where sizes differ.")

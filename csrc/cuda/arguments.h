@@ -56,7 +56,6 @@ struct SquaresArguments {
     int64_t columns;
     float * sums;                 // per matrix, one per column
     unsigned long long * counts;  // of rows, per matrix
-    Flags * flags;
 };
 
 // Copies what a format looks up to the device, once; returns the bytes of its table as they have to

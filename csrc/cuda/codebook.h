@@ -64,8 +64,8 @@ __device__ void quantize_codebook(const Block & block, const cuda::QuantizeArgum
         }
     });
     block.each(range.count, [&](int b) {
-        shared.sigma2[b] = Format::template sigma2<L1, weighted>(
-            static_cast<const float *>(shared.x[b]));
+        shared.sigma2[b] =
+            Format::template sigma2<L1, weighted>(static_cast<const float *>(shared.x[b]));
     });
     block.each(range.count * kSuper / 8, [&](int eight) {
         const int b = eight / (kSuper / 8);
@@ -119,8 +119,7 @@ __device__ void quantize_codebook(const Block & block, const cuda::QuantizeArgum
         for (int k = 0; k < groups; ++k) {
             code[k] = shared.entry[(p * groups + k) * steps + item % steps] & ~kOn;
         }
-        shared.sums[p][item % steps] =
-            sum_codes<L1, Book, groups>(code, x_of(p), weight_of(p));
+        shared.sums[p][item % steps] = sum_codes<L1, Book, groups>(code, x_of(p), weight_of(p));
     });
     block.each(range.count * parts, [&](int p) {
         auto & found = shared.found[p];
@@ -132,9 +131,8 @@ __device__ void quantize_codebook(const Block & block, const cuda::QuantizeArgum
         int32_t off = 0;
         APEX_UNROLL
         for (int k = 0; k < groups; ++k) {
-            const int32_t entry =
-                chosen < 0 ? (rules.refine == Refine::all_if_off ? 0 : kOn)
-                           : shared.entry[(p * groups + k) * steps + chosen];
+            const int32_t entry = chosen < 0 ? (rules.refine == Refine::all_if_off ? 0 : kOn)
+                                             : shared.entry[(p * groups + k) * steps + chosen];
             found.code[k] = entry & ~kOn;
             off |= (entry & kOn) == 0 ? 1 << k : 0;
         }
@@ -168,9 +166,9 @@ __device__ void quantize_codebook(const Block & block, const cuda::QuantizeArgum
     block.each(range.count, [&](int b) {
         uint8_t * bytes = shared.bytes + b * Format::bytes;
         typename Format::template Scales<L1> none;
-        Format::template combine<L1, weighted>(
-            shared.grid, static_cast<const float *>(nullptr), static_cast<const float *>(nullptr),
-            &shared.found[b * parts], &none, bytes);
+        Format::template combine<L1, weighted>(shared.grid, static_cast<const float *>(nullptr),
+                                               static_cast<const float *>(nullptr),
+                                               &shared.found[b * parts], &none, bytes);
         range.report(Format::halves::any_infinite(bytes));
     });
     range.store(block, shared.bytes);

@@ -34,16 +34,26 @@ DequantizeKernel entry(int type) {
 std::vector<DequantizeKernel> dequantize_kernels() {
     using namespace dequantize;
     return {
-        entry<Q80>(GGML_TYPE_Q8_0),         entry<Centered<8>>(GGML_TYPE_Q4_0),
-        entry<Centered<16>>(GGML_TYPE_Q5_0), entry<Shifted<15>>(GGML_TYPE_Q4_1),
-        entry<Shifted<31>>(GGML_TYPE_Q5_1), entry<Mxfp4>(GGML_TYPE_MXFP4),
-        entry<Q2K>(GGML_TYPE_Q2_K),         entry<Q3K>(GGML_TYPE_Q3_K),
-        entry<Q45K<15>>(GGML_TYPE_Q4_K),    entry<Q45K<31>>(GGML_TYPE_Q5_K),
-        entry<Q6K>(GGML_TYPE_Q6_K),         entry<Iq4<32>>(GGML_TYPE_IQ4_NL),
-        entry<Iq4<256>>(GGML_TYPE_IQ4_XS),  entry<Iq3S>(GGML_TYPE_IQ3_S),
-        entry<Iq3Xxs>(GGML_TYPE_IQ3_XXS),   entry<Iq2Xs<true>>(GGML_TYPE_IQ2_S),
-        entry<Iq2Xs<false>>(GGML_TYPE_IQ2_XS), entry<Iq2Xxs>(GGML_TYPE_IQ2_XXS),
-        entry<Iq1M>(GGML_TYPE_IQ1_M),       entry<Iq1S>(GGML_TYPE_IQ1_S),
+        entry<Q80>(GGML_TYPE_Q8_0),
+        entry<Centered<8>>(GGML_TYPE_Q4_0),
+        entry<Centered<16>>(GGML_TYPE_Q5_0),
+        entry<Shifted<15>>(GGML_TYPE_Q4_1),
+        entry<Shifted<31>>(GGML_TYPE_Q5_1),
+        entry<Mxfp4>(GGML_TYPE_MXFP4),
+        entry<Q2K>(GGML_TYPE_Q2_K),
+        entry<Q3K>(GGML_TYPE_Q3_K),
+        entry<Q45K<15>>(GGML_TYPE_Q4_K),
+        entry<Q45K<31>>(GGML_TYPE_Q5_K),
+        entry<Q6K>(GGML_TYPE_Q6_K),
+        entry<Iq4<32>>(GGML_TYPE_IQ4_NL),
+        entry<Iq4<256>>(GGML_TYPE_IQ4_XS),
+        entry<Iq3S>(GGML_TYPE_IQ3_S),
+        entry<Iq3Xxs>(GGML_TYPE_IQ3_XXS),
+        entry<Iq2Xs<true>>(GGML_TYPE_IQ2_S),
+        entry<Iq2Xs<false>>(GGML_TYPE_IQ2_XS),
+        entry<Iq2Xxs>(GGML_TYPE_IQ2_XXS),
+        entry<Iq1M>(GGML_TYPE_IQ1_M),
+        entry<Iq1S>(GGML_TYPE_IQ1_S),
     };
 }
 

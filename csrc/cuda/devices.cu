@@ -30,12 +30,10 @@ std::vector<Device> devices() {
         check(cudaDeviceGetAttribute(&kilohertz, cudaDevAttrClockRate, i),
               "the GPU does not answer");
         cudaFuncAttributes attributes;
-        const bool is_supported =
-            cudaFuncGetAttributes(&attributes, row_kernel()) == cudaSuccess;
+        const bool is_supported = cudaFuncGetAttributes(&attributes, row_kernel()) == cudaSuccess;
         cudaGetLastError();
-        result.push_back({i, properties.name, properties.major, properties.minor, total,
-                          free_bytes, properties.multiProcessorCount, 1e3 * kilohertz,
-                          is_supported});
+        result.push_back({i, properties.name, properties.major, properties.minor, total, free_bytes,
+                          properties.multiProcessorCount, 1e3 * kilohertz, is_supported});
     }
     return result;
 }

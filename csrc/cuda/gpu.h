@@ -7,7 +7,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <map>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -41,7 +40,8 @@ std::vector<Device> devices();
 // read directly, quantized ones are dequantized on the device first.
 bool can_quantize(ggml_type source, ggml_type target, bool weighted);
 
-// Host memory that a GPU copies from and to by itself. Throws DeviceError where there is too little.
+// Host memory that a GPU copies from and to by itself. Throws DeviceError where there is too
+// little.
 class HostMemory {
   public:
     explicit HostMemory(size_t bytes);
@@ -71,8 +71,8 @@ struct Slab {
 struct SlabLimits {
     size_t source_bytes = 0;
     size_t target_bytes = 0;
-    size_t importance_values = 0;  // experts * columns
-    size_t rows = 0;               // of all experts
+    size_t importance_values = 0;    // experts * columns
+    size_t rows = 0;                 // of all experts
     size_t dequantized_weights = 0;  // of quantized sources
 
     size_t device_bytes() const;
@@ -93,8 +93,9 @@ class Quantizer {
     Quantizer(const Quantizer &) = delete;
     Quantizer & operator=(const Quantizer &) = delete;
 
-    // Begins with a slab and returns at once; its memory must stay until `wait`. Throws DeviceError;
-    // std::invalid_argument where there is no kernel, or the slab is larger than the limits.
+    // Begins with a slab and returns at once; its memory must stay until `wait`. Throws
+    // DeviceError; std::invalid_argument where there is no kernel, or the slab is larger than the
+    // limits.
     void submit(int slot, const Slab & slab);
 
     // Waits for a slab. Throws DeviceError: its target then holds nothing of use.
@@ -109,8 +110,8 @@ class Quantizer {
     std::unique_ptr<Implementation> implementation_;
 };
 
-// Turns blocks in host memory back into weights. Throws DeviceError, and std::invalid_argument where
-// the type has no kernel.
+// Turns blocks in host memory back into weights. Throws DeviceError, and std::invalid_argument
+// where the type has no kernel.
 void dequantize(int device, const void * source, ggml_type type, int64_t weights, float * target);
 
 // Measured copies of so many bytes: bytes per second to the device, from it, and on it (read and
@@ -151,16 +152,16 @@ class Sums {
     // Begins a tensor with sums from before. Throws DeviceError.
     void begin(const std::string & name, const Entry & entry);
 
-    // Adds the squares of rows to a tensor that was begun, in the order of the rows, in float32. The
-    // data must be complete. Throws DeviceError, std::invalid_argument where sizes differ.
+    // Adds the squares of rows to a tensor that was begun, in the order of the rows, in float32.
+    // The data must be complete. Throws DeviceError, std::invalid_argument where sizes differ.
     void add(const std::string & name, const DeviceRows & rows);
 
     // The same of rows in host memory, whose pointers and strides are those of the host.
     void add_from_host(const std::string & name, const DeviceRows & rows, size_t bytes,
                        size_t id_bytes);
 
-    // All sums; is_finite is false where one is not. Throws DeviceError.
-    std::map<std::string, Entry> read(bool * is_finite);
+    // A tensor that was begun. Throws DeviceError.
+    Entry read(const std::string & name, bool counts_alone) const;
 
   private:
     struct Implementation;

@@ -76,9 +76,8 @@ __device__ void quantize_levels(const Block & block, const cuda::QuantizeArgumen
                 load_floats(importance + i, 4, weight + i);
             }
         }
-        range.report(Format::template search<L1, weighted>(shared.tables, x, weight,
-                                                           shared.sigma2[p / parts],
-                                                           &shared.found[p], levels));
+        range.report(Format::template search<L1, weighted>(
+            shared.tables, x, weight, shared.sigma2[p / parts], &shared.found[p], levels));
         if constexpr (Format::leaves_levels) {
             APEX_UNROLL
             for (int i = 0; i < part; ++i) {

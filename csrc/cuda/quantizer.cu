@@ -2,6 +2,7 @@
 // overlap with the kernels of another.
 #include <algorithm>
 #include <cstring>
+#include <map>
 #include <optional>
 
 #include "cuda/arguments.h"
@@ -15,9 +16,8 @@ namespace {
 const std::vector<QuantizeKernel> & all_kernels() {
     static const std::vector<QuantizeKernel> kernels = [] {
         std::vector<QuantizeKernel> result;
-        for (auto family :
-             {simple_kernels, q2_q3_kernels, q4_q5_kernels, q6_kernels, iq4_kernels, iq3_kernels,
-              iq2_kernels, iq1_kernels}) {
+        for (auto family : {simple_kernels, q2_q3_kernels, q4_q5_kernels, q6_kernels, iq4_kernels,
+                            iq3_kernels, iq2_kernels, iq1_kernels}) {
             const std::vector<QuantizeKernel> some = family();
             result.insert(result.end(), some.begin(), some.end());
         }
@@ -47,14 +47,10 @@ const DequantizeKernel * find_dequantizer(ggml_type type) {
 
 std::optional<Source> to_source(ggml_type type) {
     switch (type) {
-        case GGML_TYPE_F32:
-            return Source::f32;
-        case GGML_TYPE_F16:
-            return Source::f16;
-        case GGML_TYPE_BF16:
-            return Source::bf16;
-        default:
-            return std::nullopt;
+        case GGML_TYPE_F32:  return Source::f32;
+        case GGML_TYPE_F16:  return Source::f16;
+        case GGML_TYPE_BF16: return Source::bf16;
+        default:             return std::nullopt;
     }
 }
 
@@ -138,9 +134,8 @@ struct Extent {
           weights(rows * slab.columns),
           source_bytes(static_cast<size_t>(rows) * ggml_row_size(slab.source_type, slab.columns)),
           target_bytes(static_cast<size_t>(rows) * ggml_row_size(slab.type, slab.columns)),
-          importance_values(slab.importance == nullptr
-                                ? 0
-                                : static_cast<size_t>(slab.experts * slab.columns)) {}
+          importance_values(
+              slab.importance == nullptr ? 0 : static_cast<size_t>(slab.experts * slab.columns)) {}
 
     int64_t rows, weights;
     size_t source_bytes, target_bytes, importance_values;
@@ -205,8 +200,8 @@ struct Quantizer::Implementation {
     const QuantizeKernel & kernel_for(const Slab & slab) const {
         const QuantizeKernel * kernel = find_kernel(slab.type, slab.importance != nullptr);
         const Extent extent(slab);
-        if (kernel == nullptr || (!to_source(slab.source_type) &&
-                                  find_dequantizer(slab.source_type) == nullptr)) {
+        if (kernel == nullptr ||
+            (!to_source(slab.source_type) && find_dequantizer(slab.source_type) == nullptr)) {
             throw std::invalid_argument("there is no kernel for these types");
         }
         const size_t dequantized =
@@ -260,8 +255,8 @@ Outcome Quantizer::wait(int index) {
     const Slot & slot = *implementation_->slots.at(static_cast<size_t>(index));
     slot.copied_out.wait();
     const Flags flags = *static_cast<const Flags *>(slot.flags_on_host.data());
-    return {flags.not_finite == 0 && flags.too_large == 0, slot.copied_in.seconds_since(slot.begins),
-            slot.computed.seconds_since(slot.copied_in),
+    return {flags.not_finite == 0 && flags.too_large == 0,
+            slot.copied_in.seconds_since(slot.begins), slot.computed.seconds_since(slot.copied_in),
             slot.copied_out.seconds_since(slot.computed)};
 }
 
@@ -290,8 +285,8 @@ void dequantize(int device, const void * source, ggml_type type, int64_t weights
         throw std::invalid_argument("these are no whole blocks, or too many");
     }
     use_device(device);
-    const auto bytes = static_cast<size_t>(weights / kernel->weights) *
-                       static_cast<size_t>(kernel->bytes);
+    const auto bytes =
+        static_cast<size_t>(weights / kernel->weights) * static_cast<size_t>(kernel->bytes);
     const auto target_bytes = static_cast<size_t>(weights) * sizeof(float);
     const DeviceMemory blocks(bytes);
     const DeviceMemory values(target_bytes);

@@ -49,7 +49,8 @@ class DeviceMemory {
 class Stream {
   public:
     Stream() {
-        check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "a stream cannot be made");
+        check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking),
+              "a stream cannot be made");
     }
     ~Stream() { cudaStreamDestroy(stream_); }
     Stream(const Stream &) = delete;

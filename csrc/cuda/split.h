@@ -68,8 +68,8 @@ __device__ void quantize_split(const Block & block, const cuda::QuantizeArgument
         }
     });
     block.each(range.count, [&](int b) {
-        shared.sigma2[b] = Format::template sigma2<L1, weighted>(
-            static_cast<const float *>(shared.x[b]));
+        shared.sigma2[b] =
+            Format::template sigma2<L1, weighted>(static_cast<const float *>(shared.x[b]));
     });
     block.each(range.count * kSuper / 8, [&](int eight) {
         const int b = eight / (kSuper / 8);
@@ -129,10 +129,10 @@ __device__ void quantize_split(const Block & block, const cuda::QuantizeArgument
             level[i] = static_cast<float>(shared.level[p][first + i]);
         }
         int32_t far = 0;
-        shared.found[p].code[item % groups] = Book::snap(
-            shared.grid, level, {x_of(p) + first, weight_of(p) + first, 0, values},
-            shared.found[p].scale, &shared.on_grid[p][item % groups], &far,
-            Strided<SplitShape::threads>{shared.terms + block.thread()});
+        shared.found[p].code[item % groups] =
+            Book::snap(shared.grid, level, {x_of(p) + first, weight_of(p) + first, 0, values},
+                       shared.found[p].scale, &shared.on_grid[p][item % groups], &far,
+                       Strided<SplitShape::threads>{shared.terms + block.thread()});
         range.report(far != 0 && !shared.is_empty[p]);
     });
     block.each(range.count * parts, [&](int p) {

@@ -95,9 +95,6 @@ __global__ void __launch_bounds__(kThreads) squares(SquaresArguments a) {
             }
         }
         a.sums[matrix * a.columns + column] = sum;
-        if ((L1::bits(sum) & 0x7f800000) == 0x7f800000) {
-            a.flags->not_finite = 1;
-        }
         if (column == 0) {
             a.counts[matrix] += count;
         }

@@ -1,5 +1,6 @@
 // Sums of squared activations on the device.
 #include <algorithm>
+#include <map>
 #include <optional>
 
 #include "cuda/arguments.h"
@@ -11,7 +12,7 @@ namespace {
 
 struct OnDevice {
     int64_t columns;
-    size_t values;    // columns of all matrices
+    size_t values;  // columns of all matrices
     size_t matrices;
     DeviceMemory sums;
     DeviceMemory counts;
@@ -23,14 +24,11 @@ struct Sums::Implementation {
     explicit Implementation(int index) : device(index) {
         use_device(device);
         stream.emplace();
-        flags = DeviceMemory(sizeof(Flags));
-        stream->clear(flags.as<void>(), sizeof(Flags));
     }
     ~Implementation() { cudaSetDevice(device); }
 
     int device;
     std::optional<Stream> stream;
-    DeviceMemory flags;
     std::map<std::string, OnDevice> entries;
 };
 
@@ -76,7 +74,6 @@ void Sums::add(const std::string & name, const DeviceRows & rows) {
     arguments.columns = rows.columns;
     arguments.sums = found->second.sums.as<float>();
     arguments.counts = found->second.counts.as<unsigned long long>();
-    arguments.flags = own.flags.as<Flags>();
     const auto tiles = static_cast<size_t>((rows.columns + kThreads - 1) / kThreads);
     own.stream->launch(squares_kernel(), static_cast<uint32_t>(tiles * matrices), kThreads, 0,
                        arguments);
@@ -99,25 +96,19 @@ void Sums::add_from_host(const std::string & name, const DeviceRows & rows, size
     add(name, there);
 }
 
-std::map<std::string, Sums::Entry> Sums::read(bool * is_finite) {
-    Implementation & own = *implementation_;
+Sums::Entry Sums::read(const std::string & name, bool counts_alone) const {
+    const Implementation & own = *implementation_;
     use_device(own.device);
-    std::map<std::string, Entry> result;
-    for (const auto & [name, entry] : own.entries) {
-        Entry & read = result[name];
-        read.columns = entry.columns;
+    const OnDevice & entry = own.entries.at(name);
+    Entry read{entry.columns, {}, std::vector<int64_t>(entry.matrices)};
+    if (!counts_alone) {
         read.sums.resize(entry.values);
-        read.counts.resize(entry.matrices);
-        own.stream->copy_out(read.sums.data(), entry.sums.as<void>(),
-                             entry.values * sizeof(float));
-        own.stream->copy_out(read.counts.data(), entry.counts.as<void>(),
-                             entry.matrices * sizeof(int64_t));
+        own.stream->copy_out(read.sums.data(), entry.sums.as<void>(), entry.values * sizeof(float));
     }
-    Flags flags{};
-    own.stream->copy_out(&flags, own.flags.as<void>(), sizeof(flags));
+    own.stream->copy_out(read.counts.data(), entry.counts.as<void>(),
+                         entry.matrices * sizeof(int64_t));
     own.stream->wait();
-    *is_finite = flags.not_finite == 0;
-    return result;
+    return read;
 }
 
 }  // namespace apex::cuda

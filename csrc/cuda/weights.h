@@ -37,9 +37,9 @@ __device__ inline bool load_eight(const void * source, cuda::Source type, int64_
     for (int i = 0; i < 8; ++i) {
         const auto half = static_cast<int32_t>(loaded.words[i / 2] >> (16 * (i % 2)) & 0xffff);
         largest = L1::max(largest, half & 0x7fff);
-        target[i] = type == cuda::Source::f16 ? L1::from_half(half)
-                                              : L1::from_bits(static_cast<int32_t>(
-                                                    static_cast<uint32_t>(half) << 16));
+        target[i] = type == cuda::Source::f16
+                        ? L1::from_half(half)
+                        : L1::from_bits(static_cast<int32_t>(static_cast<uint32_t>(half) << 16));
     }
     return largest < (type == cuda::Source::f16 ? 0x7c00 : 0x7f80);
 }

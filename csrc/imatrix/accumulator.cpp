@@ -49,6 +49,7 @@ Entry & Accumulator::entry(const std::string & name, const Rows & rows) {
     if (rows.columns < 1 || matrices < 1) {
         throw std::invalid_argument(name + " has no columns or no matrices");
     }
+    fetch(name);
     Entry & result = entries_[name];
     if (result.sums.empty()) {
         result.columns = rows.columns;
@@ -129,7 +130,7 @@ void Accumulator::add_dense(const std::string & name, const Rows & rows) {
 
 bool Accumulator::add_same(const std::string & name, const std::string & other) {
     const auto source = entries_.find(other);
-    if (source == entries_.end()) {
+    if (source == entries_.end() || placed_.count(name) != 0 || placed_.count(other) != 0) {
         return false;
     }
     const auto target = entries_.find(name);
@@ -142,6 +143,7 @@ bool Accumulator::add_same(const std::string & name, const std::string & other) 
 }
 
 void Accumulator::merge(const std::string & name, const Entry & other) {
+    fetch(name);
     Entry & target = entries_[name];
     if (target.sums.empty()) {
         target = other;
@@ -166,6 +168,87 @@ void Accumulator::merge(const std::string & name, const Entry & other) {
     for (size_t i = 0; i < target.counts.size(); ++i) {
         target.counts[i] += other.counts[other.counts.size() == 1 ? 0 : i];
     }
+}
+
+cuda::Sums & Accumulator::begin_on_device(const std::string & name, int device,
+                                          const cuda::DeviceRows & rows, bool routed) {
+    const auto placed = placed_.find(name);
+    if (placed != placed_.end() && placed->second.device == device &&
+        placed->second.routed == routed) {
+        return *devices_.at(device);  // which checks the sizes
+    }
+    const auto matrices = static_cast<size_t>(rows.matrices[0] * rows.matrices[1]);
+    Rows shape{rows.columns, {}};
+    shape.of_matrix.resize(matrices);
+    Entry & target = entry(name, shape);
+    if (target.counts.size() <= 1) {
+        target.counts.resize(routed ? matrices : 1, target.counts.empty() ? 0 : target.counts[0]);
+    } else if (target.counts.size() != matrices) {
+        throw_sizes(name, "experts", static_cast<int64_t>(target.counts.size()),
+                    static_cast<int64_t>(matrices));
+    }
+    auto & sums = devices_[device];
+    if (sums == nullptr) {
+        sums = std::make_unique<cuda::Sums>(device);
+    }
+    cuda::Sums::Entry initial{rows.columns, target.sums, target.counts};
+    initial.counts.resize(matrices, initial.counts[0]);
+    sums->begin(name, initial);
+    placed_[name] = {device, routed};
+    return *sums;
+}
+
+void Accumulator::add_on_device(const std::string & name, int device, const cuda::DeviceRows & rows,
+                                bool routed) {
+    begin_on_device(name, device, rows, routed).add(name, rows);
+}
+
+void Accumulator::add_by_way_of_device(const std::string & name, int device,
+                                       const cuda::DeviceRows & rows, bool routed, size_t bytes,
+                                       size_t id_bytes) {
+    begin_on_device(name, device, rows, routed).add_from_host(name, rows, bytes, id_bytes);
+}
+
+// Brings a tensor's sums back from the GPU that has them.
+void Accumulator::fetch(const std::string & name) {
+    const auto placed = placed_.find(name);
+    if (placed == placed_.end()) {
+        return;
+    }
+    cuda::Sums::Entry read = devices_.at(placed->second.device)->read(name, false);
+    Entry & target = entries_[name];
+    target.sums = std::move(read.sums);
+    if (target.counts.size() == 1) {
+        read.counts.resize(1);
+    }
+    target.counts = std::move(read.counts);
+    target.history = target.history_before = ++additions_;
+    placed_.erase(placed);
+    if (!std::all_of(target.sums.begin(), target.sums.end(),
+                     [](float sum) { return std::isfinite(sum); })) {
+        throw NonFinite("the activations of " + name + " are not finite");
+    }
+}
+
+const std::map<std::string, Entry> & Accumulator::entries() {
+    while (!placed_.empty()) {
+        const std::string name = placed_.begin()->first;
+        fetch(name);
+    }
+    return entries_;
+}
+
+std::map<std::string, std::vector<int64_t>> Accumulator::counts() const {
+    std::map<std::string, std::vector<int64_t>> result;
+    for (const auto & [name, entry] : entries_) {
+        result[name] = entry.counts;
+    }
+    for (const auto & [name, placement] : placed_) {
+        std::vector<int64_t> counts = devices_.at(placement.device)->read(name, true).counts;
+        counts.resize(result[name].size());
+        result[name] = std::move(counts);
+    }
+    return result;
 }
 
 }  // namespace apex::imatrix

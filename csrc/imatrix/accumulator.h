@@ -3,9 +3,12 @@
 
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <vector>
+
+#include "cuda/gpu.h"
 
 namespace apex::imatrix {
 
@@ -50,18 +53,43 @@ class Accumulator {
     // false.
     bool add_same(const std::string & name, const std::string & other);
 
+    // Adds rows that lie on a GPU, which sums them in the same order; the sums stay there until
+    // they are asked for. routed: as add_routed, otherwise as add_dense. Throws as these do, and
+    // cuda::DeviceError.
+    void add_on_device(const std::string & name, int device, const cuda::DeviceRows & rows,
+                       bool routed);
+
+    // The same of rows in host memory, of so many bytes.
+    void add_by_way_of_device(const std::string & name, int device, const cuda::DeviceRows & rows,
+                              bool routed, size_t bytes, size_t id_bytes);
+
     // Adds what was collected elsewhere. Throws std::invalid_argument where sizes differ.
     void merge(const std::string & name, const Entry & entry);
 
-    const std::map<std::string, Entry> & entries() const { return entries_; }
+    // Everything so far. Throws NonFinite, cuda::DeviceError.
+    const std::map<std::string, Entry> & entries();
+
+    // How many rows each tensor's matrices have seen; cheaper where sums are on a GPU.
+    std::map<std::string, std::vector<int64_t>> counts() const;
 
   private:
     Entry & entry(const std::string & name, const Rows & rows);
     void add_sums(const std::string & name, const Rows & rows, Entry & target);
+    cuda::Sums & begin_on_device(const std::string & name, int device,
+                                 const cuda::DeviceRows & rows, bool routed);
+    void fetch(const std::string & name);
+
+    // A tensor whose sums are on a GPU; its entry holds those from before.
+    struct Placement {
+        int device;
+        bool routed;
+    };
 
     int threads_;
     uint64_t additions_ = 0;
     std::map<std::string, Entry> entries_;
+    std::map<std::string, Placement> placed_;
+    std::map<int, std::unique_ptr<cuda::Sums>> devices_;
 };
 
 }  // namespace apex::imatrix

@@ -34,8 +34,9 @@ const Exponents & Exponents::get() {
             if (exponent < 128) {
                 result.least[i] = step_up(exponent, std::ldexp(1.f, exponent));
             } else {  // no power of two, but what rounds up to it
-                result.least[i] = reaches(largest, exponent) ? step_up(exponent, largest)
-                                                             : std::numeric_limits<float>::infinity();
+                result.least[i] = reaches(largest, exponent)
+                                      ? step_up(exponent, largest)
+                                      : std::numeric_limits<float>::infinity();
             }
         }
         return result;

@@ -1,5 +1,6 @@
-// The exponent of MXFP4: ggml takes floor(log2f(v)), and how the C library's log2f rounds just below
-// a power of two is part of the format. So the floats at which it steps up are kept in a table.
+// The exponent of MXFP4: ggml takes floor(log2f(v)), and how the C library's log2f rounds just
+// below a power of two is part of the format. So the floats at which it steps up are kept in a
+// table.
 #pragma once
 
 #include "lane/lane.h"
@@ -9,7 +10,7 @@ namespace apex {
 struct Exponents {
     static constexpr int kLowest = -149;  // of the smallest float
     static constexpr int kCount = 279;    // up to 2^129, which no float reaches
-    float least[kCount];                  // least[i]: the smallest v with floor(log2f(v)) >= kLowest + i
+    float least[kCount];  // least[i]: the smallest v with floor(log2f(v)) >= kLowest + i
 
     // Made by this machine's log2f, on first use.
     static const Exponents & get();

@@ -74,8 +74,7 @@ class Builder {
             points_[static_cast<size_t>(number)] = append(by_distance, shells);
         }
         grid_ = {points_.data(), neighbours_.data(), index_.data(),
-                 static_cast<uint32_t>(points_.size()),
-                 static_cast<uint32_t>(neighbours_.size())};
+                 static_cast<uint32_t>(points_.size()), static_cast<uint32_t>(neighbours_.size())};
     }
 
     const Grid & grid() const { return grid_; }

@@ -66,7 +66,7 @@ struct Split {
 template <typename L, int part, typename Array>
 struct WholeSums {
     static constexpr int arrays = 6;
-    Array x, w;                   // sums of weight * value and of weights below a boundary
+    Array x, w;                    // sums of weight * value and of weights below a boundary
     Array above_x[2], above_w[2];  // what the third level adds, for both shifts
 
     template <typename Source>
@@ -116,8 +116,8 @@ struct WholeSums {
 template <typename L, int part, typename Array>
 struct HalfSums {
     static constexpr int arrays = 8;
-    Array x[2], w[2];     // of each half, as above
-    Array second[2][2];   // what the second boundary adds, by half and shift
+    Array x[2], w[2];    // of each half, as above
+    Array second[2][2];  // what the second boundary adds, by half and shift
 
     template <typename Source>
     APEX_HOST_DEVICE void fill(const Source & s) {
@@ -169,8 +169,7 @@ struct HalfSums {
                 }
                 APEX_UNROLL
                 for (int k = 0; k < 4; ++k) {
-                    best.offer(qx[0][k / 2] + qx[1][k % 2], q2[0][k / 2] + q2[1][k % 2], i1, i2,
-                               k);
+                    best.offer(qx[0][k / 2] + qx[1][k % 2], q2[0][k / 2] + q2[1][k % 2], i1, i2, k);
                 }
             }
         }
@@ -341,8 +340,7 @@ inline bool search_split(const Grid & grid, const typename L::F * x, const typen
     I far;
     std::memcpy(&far, far_lanes, sizeof(far));
     // The reference asserts that a scale is not NaN.
-    const bool too_large =
-        any(((far != 0) | (result->scale != result->scale)) & !split.is_empty);
+    const bool too_large = any(((far != 0) | (result->scale != result->scale)) & !split.is_empty);
     finish_split<L, groups>(split.is_empty, *result);
     return too_large;
 }

@@ -166,8 +166,7 @@ template <typename L, int groups, int signed_eights>
 APEX_HOST_DEVICE inline void finish_part(const GridRules & rules, GridPart<L, groups> & part) {
     using I = typename L::I;
     const typename L::M negative = part.scale < 0.f;
-    part.scale = L::select(part.is_zero, L::all(0.f),
-                           L::select(negative, -part.scale, part.scale));
+    part.scale = L::select(part.is_zero, L::all(0.f), L::select(negative, -part.scale, part.scale));
     APEX_UNROLL
     for (int k = 0; k < groups; ++k) {
         part.code[k] = L::select(part.is_zero, I{}, part.code[k]);
@@ -393,8 +392,7 @@ struct Iq2Xxs : GridFormat<Iq2Xxs, 66, 8, 8, 2, false> {
         put_half(pack_part_scales<L, 8>(scales, 1.f, integers, &is_empty), out);
         for (int j = 0; j < 8; ++j) {
             const auto & signs = found[j].signs;
-            put_word(signs[0] | signs[1] << 7 | signs[2] << 14 | signs[3] << 21 |
-                         integers[j] << 28,
+            put_word(signs[0] | signs[1] << 7 | signs[2] << 14 | signs[3] << 21 | integers[j] << 28,
                      out + 2 + 8 * j + 4);
         }
         clear<L, bytes>(is_empty, out);
@@ -480,8 +478,7 @@ struct Iq3Xxs : GridFormat<Iq3Xxs, 98, 8, 4, 3, true> {
         put_half(pack_part_scales<L, 8>(scales, 1.0125f, integers, &is_empty), out);
         for (int j = 0; j < 8; ++j) {
             const auto & signs = found[j].signs;
-            put_word(signs[0] | signs[1] << 7 | signs[2] << 14 | signs[3] << 21 |
-                         integers[j] << 28,
+            put_word(signs[0] | signs[1] << 7 | signs[2] << 14 | signs[3] << 21 | integers[j] << 28,
                      out + 66 + 4 * j);
         }
         clear<L, bytes>(is_empty, out);

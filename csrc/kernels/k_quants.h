@@ -399,8 +399,7 @@ struct Q45K : SuperFormat {
         // Read back, as the reference does: without a clamp a value may not have fitted.
         APEX_UNROLL
         for (int j = 0; j < 8; ++j) {
-            const I scale =
-                j < 4 ? packed[j] & 63 : (packed[4 + j] & 15) | packed[j - 4] >> 6 << 4;
+            const I scale = j < 4 ? packed[j] & 63 : (packed[4 + j] & 15) | packed[j - 4] >> 6 << 4;
             const I min = j < 4 ? packed[4 + j] & 63 : packed[4 + j] >> 4 | packed[j] >> 6 << 4;
             scales->scale[j] = rounded.d * to_float(scale);
             scales->min[j] = rounded.dmin * to_float(min);

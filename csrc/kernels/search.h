@@ -47,7 +47,8 @@ APEX_HOST_DEVICE inline typename L::F extreme(const typename L::F * x, typename 
 // ggml: make_qx_quants with rmse_type 1. Not weighted: by the squares of x.
 template <typename L, int count, bool weighted>
 APEX_HOST_DEVICE inline Symmetric<L> search_symmetric(const typename L::F * x,
- [[maybe_unused]] const typename L::F * weight, int limit) {
+                                                      [[maybe_unused]] const typename L::F * weight,
+                                                      int limit) {
     using F = typename L::F;
     const auto low = static_cast<float>(-limit);
     const auto high = static_cast<float>(limit - 1);
@@ -108,8 +109,9 @@ struct AffineSteps {
 
 // ggml: make_qkx2_quants and make_qkx3_quants, which differ in nothing that is used.
 template <typename L, int count>
-APEX_HOST_DEVICE inline Affine<L> search_affine(const typename L::F * x, const typename L::F * weight, int limit,
-                               const AffineSteps & steps) {
+APEX_HOST_DEVICE inline Affine<L> search_affine(const typename L::F * x,
+                                                const typename L::F * weight, int limit,
+                                                const AffineSteps & steps) {
     using F = typename L::F;
     const auto top = static_cast<float>(limit);
     F min = x[0];
@@ -178,8 +180,9 @@ APEX_HOST_DEVICE inline Affine<L> search_affine(const typename L::F * x, const t
 
 // ggml: make_qp_quants. Writes the integers, 0 .. 255, and returns the scale of the scales.
 template <typename L, int count>
-APEX_HOST_DEVICE inline typename L::F quantize_scales(const typename L::F * x, const typename L::F * weight,
-                                     int limit, typename L::I * integers) {
+APEX_HOST_DEVICE inline typename L::F quantize_scales(const typename L::F * x,
+                                                      const typename L::F * weight, int limit,
+                                                      typename L::I * integers) {
     using F = typename L::F;
     using I = typename L::I;
     const auto top = static_cast<float>(limit);
@@ -264,7 +267,7 @@ APEX_HOST_DEVICE inline typename L::F quantize_scales(const typename L::F * x, c
 // and the scales.
 template <typename L, int count, int batch>
 APEX_HOST_DEVICE inline void search_descent(const typename L::F * x, int limit, typename L::F * l,
-                           typename L::F * scales) {
+                                            typename L::F * scales) {
     using F = typename L::F;
     const auto low = static_cast<float>(-limit);
     const auto high = static_cast<float>(limit - 1);

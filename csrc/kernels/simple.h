@@ -254,7 +254,8 @@ struct Mxfp4 : SimpleFormat {
         int32_t exponents[L::width];
         std::memcpy(values, &amax, sizeof(values));
         for (int lane = 0; lane < L::width; ++lane) {
-            exponents[lane] = values[lane] > 0.f ? (exponent_of(tables, values[lane]) - 2 + 127) & 255 : 0;
+            exponents[lane] =
+                values[lane] > 0.f ? (exponent_of(tables, values[lane]) - 2 + 127) & 255 : 0;
         }
         std::memcpy(&found->exponent, exponents, sizeof(exponents));
         return any(found->exponent == 255);  // not a number

@@ -18,7 +18,9 @@ struct Codebook {
     static constexpr int levels = bits == 2 ? 3 : 8;
     static constexpr int top = 2 * levels - 1;  // what the highest level stands for in IQ2 and IQ3
 
-    APEX_HOST_DEVICE static I level(I code, int i) { return code >> (bits * i) & ((1 << bits) - 1); }
+    APEX_HOST_DEVICE static I level(I code, int i) {
+        return code >> (bits * i) & ((1 << bits) - 1);
+    }
 
     // ggml: nearest_int(0.5f * (inverse * x - 1)), within the levels.
     APEX_HOST_DEVICE static void round(const F * x, F inverse, F * level) {

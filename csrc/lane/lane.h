@@ -130,7 +130,9 @@ struct Lane {
 
     // ggml's nearest_int as a float: adds 1.5 * 2^23 and reads the integer from the mantissa. Also
     // where the argument is out of range or NaN, the result is the same integer.
-    APEX_HOST_DEVICE static F nearest(F v) { return from_bits(as_whole(bits(add_middle(v, kMiddle)))) - kMiddle; }
+    APEX_HOST_DEVICE static F nearest(F v) {
+        return from_bits(as_whole(bits(add_middle(v, kMiddle)))) - kMiddle;
+    }
 
     // The same, clamped: as positive integers, which are in the order of the floats.
     APEX_HOST_DEVICE static F nearest(F v, float low, float high) {

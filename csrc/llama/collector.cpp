@@ -33,6 +33,20 @@ bool is_output(const std::string & name) {
     return name == "output.weight" || name == "token_embd.weight";
 }
 
+// The CUDA device that a buffer is on, or -1; ggml calls it CUDA and its number.
+int cuda_device_of(ggml_backend_buffer_t buffer) {
+    if (buffer == nullptr || !cuda::is_built()) {
+        return -1;
+    }
+    ggml_backend_buffer_type_t type = ggml_backend_buffer_get_type(buffer);
+    ggml_backend_dev_t device = ggml_backend_buft_get_device(type);
+    if (device == nullptr || ggml_backend_buft_is_host(type)) {
+        return -1;
+    }
+    const std::string name = ggml_backend_dev_name(device);
+    return name.compare(0, 4, "CUDA") == 0 ? std::atoi(name.c_str() + 4) : -1;
+}
+
 template <typename T>
 const T * element(const void * data, size_t offset) {
     return reinterpret_cast<const T *>(static_cast<const char *>(data) + offset);
@@ -99,6 +113,9 @@ void Collector::collect(const ggml_tensor * tensor) {
     if (is_repeated && target_->add_same(last_name_, other)) {
         return;
     }
+    if (collect_on_device(tensor)) {
+        return;
+    }
     const ggml_tensor * input = tensor->src[1];
     const auto * data = static_cast<const char *>(input->data);
     if (input->type != GGML_TYPE_F32 || input->nb[0] != sizeof(float)) {
@@ -115,6 +132,37 @@ void Collector::collect(const ggml_tensor * tensor) {
     } else {
         collect_dense(tensor, data);
     }
+}
+
+// Where the activations lie on a GPU that our kernels run on, they are summed there.
+bool Collector::collect_on_device(const ggml_tensor * tensor) {
+    const ggml_tensor * weights = tensor->src[0];
+    const ggml_tensor * input = tensor->src[1];
+    const ggml_tensor * ids = tensor->op == GGML_OP_MUL_MAT_ID ? tensor->src[2] : nullptr;
+    const int device = cuda_device_of(input->buffer);
+    if (device < 0 || input->type != GGML_TYPE_F32 || input->nb[0] != sizeof(float) ||
+        (ids != nullptr && (cuda_device_of(ids->buffer) != device || ids->ne[1] != input->ne[2] ||
+                            input->ne[3] != 1))) {
+        return false;
+    }
+    cuda::DeviceRows rows{};
+    rows.data = input->data;
+    rows.columns = input->ne[0];
+    for (int i = 0; i < 3; ++i) {
+        rows.extents[i] = input->ne[i + 1];
+        rows.strides[i] = static_cast<int64_t>(input->nb[i + 1]);
+    }
+    rows.matrices[0] = weights->ne[2];
+    rows.matrices[1] = ids != nullptr ? 1 : weights->ne[3];
+    if (ids != nullptr) {
+        rows.ids = ids->data;
+        rows.used = ids->ne[0];
+        rows.tokens = ids->ne[1];
+        rows.id_strides[0] = static_cast<int64_t>(ids->nb[0]);
+        rows.id_strides[1] = static_cast<int64_t>(ids->nb[1]);
+    }
+    target_->add_on_device(weight_name(weights), device, rows, ids != nullptr);
+    return true;
 }
 
 // input: (columns, experts used or 1, tokens); ids: (experts used, tokens).

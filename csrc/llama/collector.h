@@ -36,6 +36,7 @@ class Collector {
   private:
     bool wants(const ggml_tensor * tensor);
     void collect(const ggml_tensor * tensor);
+    bool collect_on_device(const ggml_tensor * tensor);
     void collect_routed(const ggml_tensor * tensor, const char * data);
     void collect_dense(const ggml_tensor * tensor, const char * data);
 

@@ -184,6 +184,14 @@ def test_the_output_may_not_be_a_folder(dense_model: Path, tmp_path: Path) -> No
         apex.quantize(dense_model, tmp_path, overwrite=True, **OPTIONS)
 
 
+def test_the_output_may_not_be_a_device(dense_model: Path, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(OutputError, match="no regular file"):
+        apex.quantize(dense_model, pipe, overwrite=True, **OPTIONS)
+    assert left_in(tmp_path) == ["pipe"]
+
+
 def test_a_plan_for_sizes_is_not_carried_out(dense_model: Path, tmp_path: Path) -> None:
     todo = apex.plan(dense_model, tier="micro", sizes_only=True)
     with pytest.raises(UsageError, match="sizes only"):

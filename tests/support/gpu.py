@@ -39,3 +39,27 @@ def quantize(
     )
     quantizer.submit(0, x, source, shape, type_name, weight, out)
     return out, quantizer.wait(0).is_sound
+
+
+def difference(
+    x: np.ndarray, type_name: str, weight: np.ndarray | None, *, device: int
+) -> str | None:
+    """What a GPU does other than the processor; None if nothing.
+
+    Where the processor refuses the weights, a GPU must not vouch for its bytes.
+    """
+    try:
+        expected = _core.quantize(x, type_name, weight, threads=1)
+    except ValueError:
+        expected = None
+    found, is_sound = quantize(x, type_name, weight, device=device)
+    if expected is None:
+        return "vouches for what the processor refuses" if is_sound else None
+    if not is_sound:
+        return "does not vouch for what the processor accepts"
+    if np.array_equal(found, expected):
+        return None
+    facts = {facts.name: facts for facts in _core.tensor_types()}
+    size = facts[type_name].block_bytes
+    blocks = (found.reshape(-1, size) != expected.reshape(-1, size)).any(axis=1)
+    return f"{blocks.sum()} of {blocks.size} blocks, the first is {blocks.argmax()}"
