@@ -152,6 +152,7 @@ class Gpu:
         self.processor = processor
         self._under_way: deque[Slab] = deque()  # the oldest first
         self._submitted = 0
+        self._given_up: list[npt.NDArray[np.uint8]] = []
 
     def run(self, work: Slabs, done: Callable[[Slab], None], *, is_required: bool) -> None:
         """Quantize slabs until None comes.
@@ -169,6 +170,10 @@ class Gpu:
                     "try again, or leave out --backend cuda to go on with the processor",
                 ) from None
             for slab in self._under_way:
+                # A copy that is still on its way must not meet the processor's bytes.
+                self._given_up.append(slab.target)
+                slab.target = np.empty_like(slab.target)
+                slab.take(slab.work)
                 self.processor.quantize(slab)
                 done(slab)
             self.processor.run(work, done)

@@ -101,7 +101,8 @@ void (*squares_kernel())(SquaresArguments);
 
 size_t row_shared_bytes();
 
-constexpr int kRowsPerBlock = 32;  // of row_kernel
-constexpr int kThreads = 128;      // of the kernels that do not say otherwise
+constexpr size_t kSharedBytes = 48 * 1024;  // what every GPU gives to a block without being asked
+constexpr int kRowsPerBlock = 32;           // of row_kernel
+constexpr int kThreads = 128;               // of the kernels that do not say otherwise
 
 }  // namespace apex::cuda

@@ -182,6 +182,7 @@ __global__ void __launch_bounds__(CodebookShape<Format>::threads)
 
 template <typename Format, bool weighted>
 cuda::QuantizeKernel codebook_entry(int type) {
+    static_assert(sizeof(CodebookShared<Format>) <= cuda::kSharedBytes);
     return {type,
             weighted,
             codebook_kernel<Format, weighted>,

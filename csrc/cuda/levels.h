@@ -134,6 +134,7 @@ std::vector<unsigned char> plain_tables(cuda::TableMemory &) {
 
 template <typename Format, bool weighted>
 cuda::QuantizeKernel levels_entry(int type) {
+    static_assert(sizeof(LevelsShared<Format>) <= cuda::kSharedBytes);
     return {type,
             weighted,
             levels_kernel<Format, weighted>,

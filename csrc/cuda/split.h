@@ -30,11 +30,11 @@ struct SplitShared {
     float sorted_weight[SplitShape::parts][Format::part];
     uint8_t sorted_place[SplitShape::parts][Format::part];
     uint8_t level[SplitShape::parts][Format::part];
+    // Of all parts; when they have been searched, room for the terms of distances.
     float sums[Sums::arrays * (Format::part + 1) * SplitShape::parts];
     typename Format::template Found<L1> found[SplitShape::parts];
     bool is_empty[SplitShape::parts];
     int32_t on_grid[SplitShape::parts][Format::groups];
-    float terms[(8 << 2) * SplitShape::threads];
     alignas(16) uint8_t bytes[blocks * Format::bytes];
 };
 
@@ -132,7 +132,7 @@ __device__ void quantize_split(const Block & block, const cuda::QuantizeArgument
         shared.found[p].code[item % groups] =
             Book::snap(shared.grid, level, {x_of(p) + first, weight_of(p) + first, 0, values},
                        shared.found[p].scale, &shared.on_grid[p][item % groups], &far,
-                       Strided<SplitShape::threads>{shared.terms + block.thread()});
+                       Strided<SplitShape::threads>{shared.sums + block.thread()});
         range.report(far != 0 && !shared.is_empty[p]);
     });
     block.each(range.count * parts, [&](int p) {
@@ -165,6 +165,7 @@ __global__ void __launch_bounds__(SplitShape::threads)
 
 template <typename Format, bool weighted>
 cuda::QuantizeKernel split_entry(int type) {
+    static_assert(sizeof(SplitShared<Format>) <= cuda::kSharedBytes);
     return {type,
             weighted,
             split_kernel<Format, weighted>,

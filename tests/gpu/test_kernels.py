@@ -46,6 +46,14 @@ def test_bytes_are_those_of_the_processor(device: int, type_name: str, weighted:
 
 
 @pytest.mark.parametrize(("type_name", "weighted"), CASES)
+def test_one_thread_block(device: int, type_name: str, weighted: bool) -> None:
+    """Little enough for a checker of every access."""
+    x = kernels.weights("heavy tailed", 2, 512, 0)
+    weight = kernels.importance("lognormal", 512, 0) if weighted else None
+    assert gpu.difference(x, type_name, weight, device=device) is None
+
+
+@pytest.mark.parametrize(("type_name", "weighted"), CASES)
 def test_many_thread_blocks_and_rows_of_any_length(
     device: int, type_name: str, weighted: bool
 ) -> None:
