@@ -11,6 +11,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <atomic>
+#include <chrono>
 #include <map>
 #include <mutex>
 #include <vector>
@@ -77,7 +78,7 @@ constexpr unsigned cudaHostAllocPortable = 1;
 constexpr unsigned cudaStreamNonBlocking = 1;
 constexpr unsigned cudaEventBlockingSync = 1;
 using cudaStream_t = int *;
-using cudaEvent_t = int *;
+using cudaEvent_t = std::chrono::steady_clock::time_point *;
 
 struct cudaDeviceProp {
     char name[256];
@@ -134,7 +135,7 @@ inline bool emulated_is_lost() {
 inline cudaError_t cudaGetDeviceProperties(cudaDeviceProp * properties, int device) {
     std::memset(properties, 0, sizeof(*properties));
     std::strcpy(properties->name, "emulated");
-    properties->major = 0;
+    properties->multiProcessorCount = 1;
     properties->totalGlobalMem = emulated_total();
     return cudaSetDevice(device);
 }
@@ -201,20 +202,22 @@ inline cudaError_t cudaStreamSynchronize(cudaStream_t) {
     return emulated_is_lost() ? cudaErrorDevicesUnavailable : cudaSuccess;
 }
 inline cudaError_t cudaEventCreateWithFlags(cudaEvent_t * event, unsigned) {
-    *event = nullptr;
+    *event = new std::chrono::steady_clock::time_point;
     return cudaSuccess;
 }
-inline cudaError_t cudaEventDestroy(cudaEvent_t) {
+inline cudaError_t cudaEventDestroy(cudaEvent_t event) {
+    delete event;
     return cudaSuccess;
 }
-inline cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) {
+inline cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t) {
+    *event = std::chrono::steady_clock::now();
     return cudaSuccess;
 }
 inline cudaError_t cudaEventSynchronize(cudaEvent_t) {
     return cudaStreamSynchronize(nullptr);
 }
-inline cudaError_t cudaEventElapsedTime(float * milliseconds, cudaEvent_t, cudaEvent_t) {
-    *milliseconds = 0;
+inline cudaError_t cudaEventElapsedTime(float * milliseconds, cudaEvent_t begin, cudaEvent_t end) {
+    *milliseconds = std::chrono::duration<float, std::milli>(*end - *begin).count();
     return cudaSuccess;
 }
 inline cudaError_t cudaMemcpyAsync(void * target, const void * source, size_t bytes, cudaMemcpyKind,

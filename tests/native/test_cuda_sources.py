@@ -1,6 +1,6 @@
 """The kernels for GPUs compile, and their arithmetic is never fused or approximate.
 
-Needs nvcc: on the PATH, or named by the environment variable NVCC.
+Needs nvcc: on the PATH, or named by the environment variable CUDACXX.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-NVCC = os.environ.get("NVCC") or shutil.which("nvcc")
+NVCC = os.environ.get("CUDACXX") or shutil.which("nvcc")
 
 # What the device would compute otherwise than IEEE 754 says, in PTX.
 INEXACT = re.compile(r"\b(fma\.|mad\.\w*\.?f(32|64)|\w+\.approx|\w+[\w.]*\.ftz)")

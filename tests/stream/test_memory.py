@@ -24,7 +24,8 @@ def watch():
         time.sleep(0.002)
 thread = threading.Thread(target=watch)
 thread.start()
-apex.quantize(sys.argv[1], sys.argv[2], file_type="Q8_0", max_memory=int(sys.argv[3]), threads=2)
+limit = int(sys.argv[3])  # CUDA's own memory is not counted
+apex.quantize(*sys.argv[1:3], file_type="Q8_0", max_memory=limit, threads=2, backend="cpu")
 done = True
 thread.join()
 print(peak)
