@@ -9,6 +9,7 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
+from gpu.models import write_matrix
 
 import apex
 from apex import _core
@@ -65,20 +66,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def imatrix(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("imatrix") / "imatrix.gguf"
-    writer = gguf.GGUFWriter(path, "")
-    writer.add_type("imatrix")
-    writer.add_array("imatrix.datasets", ["bench"])
-    writer.add_uint32("imatrix.chunk_count", 1)
-    writer.add_uint32("imatrix.chunk_size", 512)
-    random = np.random.default_rng(1)
-    for tensor in apex.open_model(model).tensors:
-        sums = random.lognormal(size=(tensor.experts, tensor.columns)).astype(np.float32)
-        writer.add_tensor(f"{tensor.name}.in_sum2", sums)
-        writer.add_tensor(f"{tensor.name}.counts", np.ones((tensor.experts, 1), np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    write_matrix(model, path)
     return path
 
 

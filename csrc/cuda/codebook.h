@@ -5,7 +5,7 @@
 // often the same list of neighbours.
 #pragma once
 
-#include "cuda/grid_tables.h"
+#include "cuda/super_blocks.h"
 #include "kernels/iq23.h"
 
 namespace apex {
@@ -57,16 +57,7 @@ __device__ void quantize_codebook(const Block & block, const cuda::QuantizeArgum
 
     load_tables(block, arguments.tables, &shared.grid);
     block.each(8, [&](int level) { shared.values[level] = static_cast<float>(2 * level + 1); });
-    range.load(block, [&](int i, const float * values) {
-        APEX_UNROLL
-        for (int k = 0; k < 8; ++k) {
-            shared.x[i / kSuper][i % kSuper + k] = values[k];
-        }
-    });
-    block.each(range.count, [&](int b) {
-        shared.sigma2[b] =
-            Format::template sigma2<L1, weighted>(static_cast<const float *>(shared.x[b]));
-    });
+    load_super_blocks<Format, weighted>(block, range, shared);
     block.each(range.count * kSuper / 8, [&](int eight) {
         const int b = eight / (kSuper / 8);
         const int first = eight % (kSuper / 8) * 8;

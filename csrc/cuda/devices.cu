@@ -13,10 +13,13 @@ bool is_built() {
 std::vector<Device> devices() {
     int count = 0;
     const cudaError_t status = cudaGetDeviceCount(&count);
+    if (status == cudaErrorInsufficientDriver) {  // also where there is none at all
+        cudaGetLastError();
+        throw DeviceError("no GPU was found: NVIDIA's driver is missing, or older than this build");
+    }
     if (status != cudaSuccess || count == 0) {
         cudaGetLastError();
-        throw DeviceError(std::string("no GPU was found: ") +
-                          (status == cudaSuccess ? "there is none" : cudaGetErrorString(status)));
+        throw DeviceError(std::string("no GPU was found: ") + cudaGetErrorString(status));
     }
     std::vector<Device> result;
     for (int i = 0; i < count; ++i) {

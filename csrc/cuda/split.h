@@ -4,7 +4,7 @@
 // Their prefix sums lie in shared memory, part beside part.
 #pragma once
 
-#include "cuda/grid_tables.h"
+#include "cuda/super_blocks.h"
 #include "kernels/iq1.h"
 
 namespace apex {
@@ -61,16 +61,7 @@ __device__ void quantize_split(const Block & block, const cuda::QuantizeArgument
     const Range<kSuper, Format::bytes, SplitShared<Format>::blocks> range(block, arguments);
 
     load_tables(block, arguments.tables, &shared.grid);
-    range.load(block, [&](int i, const float * values) {
-        APEX_UNROLL
-        for (int k = 0; k < 8; ++k) {
-            shared.x[i / kSuper][i % kSuper + k] = values[k];
-        }
-    });
-    block.each(range.count, [&](int b) {
-        shared.sigma2[b] =
-            Format::template sigma2<L1, weighted>(static_cast<const float *>(shared.x[b]));
-    });
+    load_super_blocks<Format, weighted>(block, range, shared);
     block.each(range.count * kSuper / 8, [&](int eight) {
         const int b = eight / (kSuper / 8);
         const int first = eight % (kSuper / 8) * 8;

@@ -323,6 +323,13 @@ APEX_HOST_DEVICE inline void put_word(I word, Out bytes) {
     }
 }
 
+// Four times seven signs and four bits of scale.
+template <typename Part, typename I>
+APEX_HOST_DEVICE inline I signs_and_scale(const Part & part, I scale) {
+    return part.signs[0] | part.signs[1] << 7 | part.signs[2] << 14 | part.signs[3] << 21 |
+           scale << 28;
+}
+
 // importance * sqrt(sigma2 + x^2), or without importance a part of sigma2 + x^2.
 template <typename L, int count, bool weighted>
 APEX_HOST_DEVICE inline void grid_weights(const typename L::F * x, typename L::F sigma2,
@@ -391,9 +398,7 @@ struct Iq2Xxs : GridFormat<Iq2Xxs, 66, 8, 8, 2, false> {
         typename L::M is_empty;
         put_half(pack_part_scales<L, 8>(scales, 1.f, integers, &is_empty), out);
         for (int j = 0; j < 8; ++j) {
-            const auto & signs = found[j].signs;
-            put_word(signs[0] | signs[1] << 7 | signs[2] << 14 | signs[3] << 21 | integers[j] << 28,
-                     out + 2 + 8 * j + 4);
+            put_word(signs_and_scale(found[j], integers[j]), out + 2 + 8 * j + 4);
         }
         clear<L, bytes>(is_empty, out);
         return false;
@@ -477,9 +482,7 @@ struct Iq3Xxs : GridFormat<Iq3Xxs, 98, 8, 4, 3, true> {
         typename L::M is_empty;
         put_half(pack_part_scales<L, 8>(scales, 1.0125f, integers, &is_empty), out);
         for (int j = 0; j < 8; ++j) {
-            const auto & signs = found[j].signs;
-            put_word(signs[0] | signs[1] << 7 | signs[2] << 14 | signs[3] << 21 | integers[j] << 28,
-                     out + 66 + 4 * j);
+            put_word(signs_and_scale(found[j], integers[j]), out + 66 + 4 * j);
         }
         clear<L, bytes>(is_empty, out);
         return false;

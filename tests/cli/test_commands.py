@@ -34,9 +34,7 @@ def field(path: Path, key: str) -> object:
 def test_quantize_writes_what_the_library_writes(
     apex_cli: Apex, dense_model: Path, folder: Path
 ) -> None:
-    result = apex_cli(
-        "quantize", dense_model, "out.gguf", "--tier", "balanced", "--backend", "cpu"
-    )
+    result = apex_cli("quantize", dense_model, "out.gguf", "--tier", "balanced", "--backend", "cpu")
     assert result.returncode == 0
     apex.quantize(dense_model, folder / "same.gguf", tier="balanced")
     assert (folder / "out.gguf").read_bytes() == (folder / "same.gguf").read_bytes()

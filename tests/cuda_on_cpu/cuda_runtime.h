@@ -6,12 +6,12 @@
 // APEX_EMULATED_FAILURE=N lets device 0 be lost at the Nth launch.
 #pragma once
 
+#include <atomic>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
-#include <atomic>
-#include <chrono>
 #include <map>
 #include <mutex>
 #include <vector>
@@ -68,6 +68,7 @@ enum cudaError_t {
     cudaSuccess = 0,
     cudaErrorInvalidValue = 1,
     cudaErrorMemoryAllocation = 2,
+    cudaErrorInsufficientDriver = 35,
     cudaErrorDevicesUnavailable = 46,
     cudaErrorNoDevice = 100,
     cudaErrorInvalidDevice = 101,
@@ -98,18 +99,12 @@ inline size_t emulated_total() {
 
 inline const char * cudaGetErrorString(cudaError_t error) {
     switch (error) {
-        case cudaSuccess:
-            return "no error";
-        case cudaErrorMemoryAllocation:
-            return "out of memory";
-        case cudaErrorDevicesUnavailable:
-            return "the emulated device is lost";
-        case cudaErrorNoDevice:
-            return "no CUDA-capable device is detected";
-        case cudaErrorInvalidDevice:
-            return "invalid device ordinal";
-        default:
-            return "invalid argument";
+        case cudaSuccess:                 return "no error";
+        case cudaErrorMemoryAllocation:   return "out of memory";
+        case cudaErrorDevicesUnavailable: return "the emulated device is lost";
+        case cudaErrorNoDevice:           return "no CUDA-capable device is detected";
+        case cudaErrorInvalidDevice:      return "invalid device ordinal";
+        default:                          return "invalid argument";
     }
 }
 
@@ -243,8 +238,8 @@ inline cudaError_t cudaDeviceGetAttribute(int * value, cudaDeviceAttr, int) {
 }
 
 template <typename Arguments>
-cudaError_t cudaLaunchKernel(void (*function)(Arguments), dim3 grid, dim3, void ** arguments, size_t,
-                             cudaStream_t) {
+cudaError_t cudaLaunchKernel(void (*function)(Arguments), dim3 grid, dim3, void ** arguments,
+                             size_t, cudaStream_t) {
     auto & machine = apex::emulated::machine();
     if (++machine.launches == apex::emulated::setting("APEX_EMULATED_FAILURE", -1)) {
         machine.lost = true;

@@ -1,7 +1,9 @@
-// Codebooks in device memory, and room for the terms of the distances to their points.
+// What the formats with a codebook have in common: whole super-blocks in shared memory, codebooks
+// in device memory, and room for the terms of the distances to their points.
 #pragma once
 
 #include "cuda/weights.h"
+#include "kernels/k_quants.h"
 #include "kernels/snap.h"
 
 namespace apex {
@@ -14,6 +16,21 @@ struct Strided {
     APEX_HOST_DEVICE float & operator[](int i) { return base[i * stride]; }
     APEX_HOST_DEVICE const float & operator[](int i) const { return base[i * stride]; }
 };
+
+// The weights of the range to shared.x, and shared.sigma2 of every super-block.
+template <typename Format, bool weighted, typename Range, typename Shared>
+__device__ void load_super_blocks(const Block & block, const Range & range, Shared & shared) {
+    range.load(block, [&](int i, const float * values) {
+        APEX_UNROLL
+        for (int k = 0; k < 8; ++k) {
+            shared.x[i / kSuper][i % kSuper + k] = values[k];
+        }
+    });
+    block.each(range.count, [&](int b) {
+        shared.sigma2[b] =
+            Format::template sigma2<L1, weighted>(static_cast<const float *>(shared.x[b]));
+    });
+}
 
 template <typename Tables>
 std::vector<unsigned char> grid_tables(cuda::TableMemory & memory) {
