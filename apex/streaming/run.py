@@ -15,7 +15,7 @@ from apex.errors import DeviceError, OutputError, UsageError
 from apex.gguf import ModelFile, OutputSet, shard_path
 from apex.gpu import choose_gpus
 from apex.planning import Plan, PlanOptions, plan
-from apex.streaming.pieces import CPU_SLABS, Piece, slab_bytes, slab_room, split
+from apex.streaming.pieces import CPU_SLABS, slab_bytes, split
 from apex.streaming.result import DeviceUse, Progress, QuantizeResult, Timings
 from apex.streaming.stream import Stream
 from apex.streaming.workers import DEVICE_SLOTS, Gpu, Processor, device_limits, slot_bytes
@@ -33,6 +33,7 @@ _DEVICE_SLAB_BYTES = 48 << 20
 _DEVICE_HELPERS = 4
 # Of a GPU's free memory, what is left to others.
 _DEVICE_RESERVE = 256 << 20
+_LEAST_SLAB_BYTES = 4096
 _COPY_BYTES = 8 << 20
 
 
@@ -84,42 +85,31 @@ def quantize(
     if todo.is_verbatim:
         _copy(todo.model, paths, timings)
         return _result(todo, paths, timings, started)
-    threads = threads or _core.available_threads()
-    processor = Processor(threads, timings)
-    gpus: list[Gpu] = []
+    processor = Processor(threads or _core.available_threads(), timings)
     notes: list[str] = []
     with timings.measure("preparing"):
         try:
-            pieces, slabs, gpus = _prepare_gpus(todo, chosen, processor, max_memory)
-        except (_core.DeviceError, DeviceError) as error:
+            stream = _make_stream(todo, chosen, processor, max_memory, backend == "cuda")
+        except (_core.DeviceError, DeviceError, UsageError) as error:
+            if isinstance(error, UsageError) and (backend == "cuda" or not chosen):
+                raise
+            reason = str(error).partition("\n")[0].rstrip(".")
             if backend == "cuda":
                 raise DeviceError(
-                    f"The GPU cannot be used: {str(error).rstrip('.')}.",
+                    f"The GPU cannot be used: {reason}.",
                     "try --max-memory or --device, or leave out --backend cuda",
                 ) from None
-            notes.append(f"The processor quantizes, because the GPU cannot be used: {error}.")
-        if not gpus:
-            slabs = CPU_SLABS
-            pieces = split(todo, slab_bytes(todo, threads, max_memory, slabs))
-        stream = Stream(
-            todo,
-            pieces,
-            slabs,
-            processor,
-            gpus,
-            helpers=_DEVICE_HELPERS if gpus else 1,
-            is_gpu_required=backend == "cuda",
-        )
+            notes.append(f"The processor quantizes, because the GPU cannot be used: {reason}.")
+            stream = _make_stream(todo, (), processor, max_memory, False)
     stream.run(paths, progress)
-    for gpu in gpus:
-        if gpu.use.failure:
-            notes.append(
-                f"The GPU {gpu.use.index} ({gpu.use.name}) failed, and the processor went on "
-                f"in its place: {gpu.use.failure}."
-            )
-    used = tuple(gpu.use for gpu in gpus)
-    memory = min(slabs, len(pieces)) * sum(slab_room(pieces))
-    return _result(todo, paths, timings, started, used, memory, tuple(notes))
+    used = tuple(gpu.use for gpu in stream.gpus)
+    notes += (
+        f"The GPU {use.index} ({use.name}) failed, and the processor went on in its place: "
+        f"{use.failure}."
+        for use in used
+        if use.failure
+    )
+    return _result(todo, paths, timings, started, used, stream.memory, tuple(notes))
 
 
 def _result(
@@ -136,34 +126,39 @@ def _result(
     return QuantizeResult(todo, paths, size, timings, devices, slab_memory, notes)
 
 
-def _prepare_gpus(
-    todo: Plan, chosen: Sequence[_core.Device], processor: Processor, max_memory: int
-) -> tuple[list[Piece], int, list[Gpu]]:
-    """Pieces, the number of slabs, and the GPUs with their memory; no GPUs if there is no work.
+def _make_stream(
+    todo: Plan,
+    chosen: Sequence[_core.Device],
+    processor: Processor,
+    max_memory: int,
+    is_gpu_required: bool,
+) -> Stream:
+    """A stream through these GPUs; through the processor if there are none, or no work for them.
 
     Slabs shrink until they fit the GPU with the least memory. Raises DeviceError where not even the
-    smallest do.
+    smallest do, or where memory cannot be had.
     """
-    if not chosen:
-        return [], 0, []
     slabs = DEVICE_SLOTS * len(chosen) + 2 * _DEVICE_HELPERS
     wanted = _DEVICE_SLAB_BYTES
-    while True:
+    while chosen:
         size = slab_bytes(todo, processor.threads, max_memory, slabs, wanted)
         pieces = split(todo, size)
         limits = device_limits(pieces)
         if limits is None:
-            return [], 0, []
-        need = DEVICE_SLOTS * slot_bytes(limits)
-        if all(need + _DEVICE_RESERVE <= device.free_memory for device in chosen):
-            return pieces, slabs, [Gpu(device, limits, processor) for device in chosen]
-        if size > wanted or wanted < 4096:
-            least = min(device.free_memory for device in chosen)
+            break
+        need = DEVICE_SLOTS * slot_bytes(limits) + _DEVICE_RESERVE
+        least = min(device.free_memory for device in chosen)
+        if need <= least:
+            gpus = [Gpu(device, limits, processor) for device in chosen]
+            return Stream(todo, pieces, slabs, processor, gpus, _DEVICE_HELPERS, is_gpu_required)
+        if size > wanted or wanted < _LEAST_SLAB_BYTES:
             raise DeviceError(
                 f"{least >> 20} MiB of its memory are free, and the model's longest rows need "
-                f"{(need + _DEVICE_RESERVE) >> 20} MiB."
+                f"{need >> 20} MiB."
             )
         wanted //= 2
+    pieces = split(todo, slab_bytes(todo, processor.threads, max_memory, CPU_SLABS))
+    return Stream(todo, pieces, CPU_SLABS, processor, (), 1, is_gpu_required)
 
 
 def output_paths(todo: Plan, output: Path) -> tuple[Path, ...]:

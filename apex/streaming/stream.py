@@ -39,13 +39,13 @@ class Stream:
         slabs: int,
         processor: Processor,
         gpus: Sequence[Gpu],
-        *,
         helpers: int,
         is_gpu_required: bool,
     ) -> None:
         """Take the memory for all slabs, which GPUs can copy where there are any.
 
-        helpers: how many threads read, and how many write.
+        helpers: how many threads read, and how many write. Raises _core.DeviceError where there is
+        too little of that memory.
         """
         self.plan = todo
         self.timings: Timings = processor.timings
@@ -55,7 +55,7 @@ class Stream:
         self._left = Counter(piece.tensor.name for piece in pieces)
         self._count = len(pieces)
         self._processor = processor
-        self._gpus = gpus
+        self.gpus = tuple(gpus)
         self._is_gpu_required = is_gpu_required
         self._helpers = helpers
         self._free: Slabs = queue.SimpleQueue()
@@ -63,7 +63,9 @@ class Stream:
         self._quantized: Slabs = queue.SimpleQueue()
         self._events: queue.SimpleQueue[Piece | None] = queue.SimpleQueue()
         room = slab_room(list(pieces))
-        for _ in range(min(slabs, len(pieces))):
+        slabs = min(slabs, len(pieces))
+        self.memory = slabs * sum(room)
+        for _ in range(slabs):
             source, target = (
                 _core.host_memory(size) if gpus else np.empty(size, np.uint8) for size in room
             )
@@ -78,9 +80,9 @@ class Stream:
             threads = [
                 *(self._thread("read", self._read_all) for _ in range(self._helpers)),
                 *(self._thread("write", self._write_all, output) for _ in range(self._helpers)),
-                *(self._thread("gpu", self._run_gpu, gpu) for gpu in self._gpus),
+                *(self._thread("gpu", self._run_gpu, gpu) for gpu in self.gpus),
             ]
-            if not self._gpus:
+            if not self.gpus:
                 threads.append(self._thread("quantize", self._run_processor))
             for thread in threads:
                 thread.start()

@@ -2,7 +2,8 @@
 // GPU (APEX_CUDA=EMULATED). Kernels run at once, one block after the other; copies are copies.
 // Memory on the "device" is a buffer that exactly fits, so that sanitizers see what goes beyond it.
 //
-// APEX_EMULATED_DEVICES (1) and APEX_EMULATED_MEMORY (bytes of each) say what there is, and
+// APEX_EMULATED_DEVICES (1) and APEX_EMULATED_MEMORY (bytes of each) say what there is,
+// APEX_EMULATED_HOST_MEMORY the largest piece of memory that can be locked for copies, and
 // APEX_EMULATED_FAILURE=N lets device 0 be lost at the Nth launch.
 #pragma once
 
@@ -154,6 +155,9 @@ inline cudaError_t emulated_allocate(void ** pointer, size_t bytes, int device) 
             return cudaErrorMemoryAllocation;
         }
         used += bytes;
+    } else if (bytes > static_cast<size_t>(
+                           apex::emulated::setting("APEX_EMULATED_HOST_MEMORY", 1l << 40))) {
+        return cudaErrorMemoryAllocation;
     }
     *pointer = std::malloc(bytes);
     std::memset(*pointer, 0xa5, bytes);

@@ -13,7 +13,7 @@ from support.commands import COMMAND, environment
 from support.llama import llama_tensors, write_llama
 
 import apex
-from apex.errors import DataError
+from apex.errors import DataError, UsageError
 
 pytestmark = pytest.mark.gpu
 
@@ -180,6 +180,27 @@ def test_a_gpu_with_little_memory(emulated: int, demo_model: Path, tmp_path: Pat
     assert told["devices"] == []
     assert "cannot be used" in told["notes"][0]
     assert out.read_bytes() == good.read_bytes()
+
+
+def test_memory_for_the_processor_alone(
+    device: int, demo_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("apex.streaming.run._DEVICE_HELPERS", 1_000_000)  # as many slabs
+    result = apex.quantize(demo_model, tmp_path / "out.gguf", file_type="Q8_0")
+    assert result.devices == ()
+    assert "MiB of memory are too little" in result.notes[0]
+    with pytest.raises(UsageError, match="too little"):
+        apex.quantize(demo_model, tmp_path / "no.gguf", file_type="Q8_0", backend="cuda")
+
+
+def test_no_memory_for_copies(emulated: int, demo_model: Path, tmp_path: Path) -> None:
+    options = (demo_model, tmp_path / "out.gguf", "--type", "Q8_0", "--json")
+    told = outcome(run(*options, APEX_EMULATED_HOST_MEMORY="100000"))
+    assert told["devices"] == []
+    assert "cannot be had: out of memory" in told["notes"][0]
+    refused = run(*options, "--overwrite", "--backend", "cuda", APEX_EMULATED_HOST_MEMORY="100000")
+    assert refused.returncode == 9
+    assert "cannot be had: out of memory" in refused.stderr
 
 
 def test_no_gpu_is_no_error_unless_one_is_asked_for(

@@ -1,0 +1,119 @@
+#include "memory.h"
+
+#include <cstdlib>
+#include <cstring>
+#include <new>
+
+namespace ptx {
+
+namespace {
+
+constexpr size_t kAlignment = 256;
+constexpr unsigned char kUnwritten = 0xa5;
+
+std::string hexadecimal(uint64_t value) {
+    char text[20];
+    std::snprintf(text, sizeof(text), "0x%llx", static_cast<unsigned long long>(value));
+    return text;
+}
+
+uint64_t number(const void * address) {
+    return reinterpret_cast<uintptr_t>(address);
+}
+
+}  // namespace
+
+void GlobalMemory::add(const void * begin, size_t bytes, bool may_change) {
+    regions_[number(begin)] = {number(begin) + bytes, may_change};
+}
+
+void GlobalMemory::remove(const void * begin) {
+    regions_.erase(number(begin));
+}
+
+void GlobalMemory::check(uint64_t address, size_t bytes, bool changes) const {
+    auto after = regions_.upper_bound(address);
+    if (after == regions_.begin() || address + bytes > (--after)->second.end) {
+        throw Error("nothing of global memory lies at " + hexadecimal(address));
+    }
+    if (changes && !after->second.may_change) {
+        throw Error("what lies at " + hexadecimal(address) + " must not change");
+    }
+}
+
+Buffer::Buffer(GlobalMemory & memory, const void * data, size_t bytes, Use use)
+    : memory_(memory),
+      data_(std::aligned_alloc(kAlignment, (bytes / kAlignment + 1) * kAlignment)),
+      bytes_(bytes) {
+    if (data_ == nullptr) {
+        throw std::bad_alloc();
+    }
+    if (data != nullptr) {
+        std::memcpy(data_, data, bytes);
+    } else {
+        std::memset(data_, kUnwritten, bytes);
+    }
+    memory_.add(data_, bytes, use == Use::variable);
+}
+
+Buffer::~Buffer() {
+    memory_.remove(data_);
+    std::free(data_);
+}
+
+unsigned char * PrivateMemory::at(uint64_t address, size_t bytes) {
+    if (address > bytes_.size() || bytes > bytes_.size() - address) {
+        throw Error("byte " + std::to_string(address) + " of " + std::to_string(bytes_.size()));
+    }
+    return bytes_.data() + address;
+}
+
+SharedMemory::SharedMemory(size_t bytes, Hazards & hazards)
+    : bytes_(bytes, kUnwritten), touches_(bytes), hazards_(hazards) {}
+
+const unsigned char * SharedMemory::read(uint64_t address, size_t bytes, uint32_t thread) {
+    check_range(address, bytes);
+    const auto reader = static_cast<int32_t>(thread);
+    for (uint64_t at = address; at < address + bytes; ++at) {
+        Touch & touch = touches_[at];
+        if (touch.writer != kNobody && touch.writer != reader) {
+            note_hazard(at, thread);
+        }
+        touch.reader = touch.reader == kNobody || touch.reader == reader ? reader : kSeveral;
+    }
+    return bytes_.data() + address;
+}
+
+unsigned char * SharedMemory::write(uint64_t address, size_t bytes, uint32_t thread) {
+    check_range(address, bytes);
+    const auto writer = static_cast<int32_t>(thread);
+    for (uint64_t at = address; at < address + bytes; ++at) {
+        Touch & touch = touches_[at];
+        if ((touch.writer != kNobody && touch.writer != writer) ||
+            (touch.reader != kNobody && touch.reader != writer)) {
+            note_hazard(at, thread);
+        }
+        touch.writer = writer;
+    }
+    return bytes_.data() + address;
+}
+
+void SharedMemory::forget_touches() {
+    touches_.assign(touches_.size(), Touch());
+}
+
+void SharedMemory::check_range(uint64_t address, size_t bytes) const {
+    if (address > bytes_.size() || bytes > bytes_.size() - address) {
+        throw Error("byte " + std::to_string(address) + " of the block's " +
+                    std::to_string(bytes_.size()));
+    }
+}
+
+void SharedMemory::note_hazard(uint64_t address, uint32_t thread) {
+    if (hazards_.count++ == 0) {
+        hazards_.first = "thread " + std::to_string(thread) + " meets another one at byte " +
+                         std::to_string(address) + " of shared memory";
+    }
+}
+
+}  // namespace ptx
