@@ -27,7 +27,7 @@ def choose_gpus(backend: str, devices: Sequence[int] | None) -> tuple[_core.Devi
     cannot be had.
     """
     if backend not in BACKENDS:
-        raise UsageError(f"There is no backend {backend!r}.", f"use {', '.join(BACKENDS)}")
+        raise UsageError(f"There is no backend {backend!r}.", "use auto, cpu or cuda")
     if backend == "cpu":
         if devices:
             raise UsageError("The backend cpu has no devices.", "leave out one of both")
@@ -50,7 +50,7 @@ def choose_gpus(backend: str, devices: Sequence[int] | None) -> tuple[_core.Devi
     for index in dict.fromkeys(devices or known):
         if index not in known:
             raise DeviceError(
-                f"There is no GPU {index}.", f"there are {', '.join(map(str, known))}"
+                f"There is no GPU {index}.", f"here are: {', '.join(map(str, known))}"
             )
         if not known[index].is_supported:
             raise DeviceError(

@@ -44,10 +44,6 @@ void write(Thread & thread, Register place, float value) {
     thread.registers[place] = bits;
 }
 
-bool read_predicate(const Thread & thread, Register place) {
-    return (thread.registers[place] & 1) != 0;
-}
-
 constexpr uint64_t lowest_bits(int count) {
     return count == 64 ? ~uint64_t{0} : (uint64_t{1} << count) - 1;
 }
@@ -556,11 +552,12 @@ void add_memory(Table & table, const std::string & type) {
     }
 }
 
-template <typename... Types>
+// Whose loads extend them, by their sign or not.
+template <typename Signed, typename Unsigned>
 void add_memory(Table & table) {
-    (add_memory<Types>(table, type_name<Types>()), ...);
-    (add_memory<Types>(table, "b" + std::to_string(8 * sizeof(Types))), ...);
-    add_memory<uint32_t>(table, "f32");
+    add_memory<Signed>(table, type_name<Signed>());
+    add_memory<Unsigned>(table, type_name<Unsigned>());
+    add_memory<Unsigned>(table, "b" + std::to_string(8 * sizeof(Unsigned)));
 }
 
 Table make_table() {
@@ -585,8 +582,11 @@ Table make_table() {
     add_floats(table);
     add_conversions<int8_t, uint8_t, int16_t, uint16_t, int32_t, uint32_t, int64_t, uint64_t>(
         table);
-    add_memory<int8_t, int16_t, int32_t, int64_t>(table);
-    add_memory<uint8_t, uint16_t, uint32_t, uint64_t>(table);
+    add_memory<int8_t, uint8_t>(table);
+    add_memory<int16_t, uint16_t>(table);
+    add_memory<int32_t, uint32_t>(table);
+    add_memory<int64_t, uint64_t>(table);
+    add_memory<uint32_t>(table, "f32");
     table["mov.b32 2r"] = take_apart<uint16_t, 2>;
     table["mov.b32 r2"] = put_together<uint16_t, 2>;
     table["mov.b64 2r"] = take_apart<uint32_t, 2>;
