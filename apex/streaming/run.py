@@ -27,10 +27,10 @@ __all__ = ["DEFAULT_MAX_MEMORY", "check_output", "output_paths", "quantize"]
 
 DEFAULT_MAX_MEMORY = 2 << 30
 
-# With GPUs: how large a slab is at best, and how many threads read, and how many write. One thread
-# copies from the page cache far more slowly than a GPU takes.
+# With GPUs: how large a slab is at best, and how many threads read at most, and how many write. One
+# thread copies from the page cache far more slowly than a GPU takes.
 _DEVICE_SLAB_BYTES = 48 << 20
-_DEVICE_HELPERS = 4
+_MOST_HELPERS = 6
 # Of a GPU's free memory, what is left to others.
 _DEVICE_RESERVE = 256 << 20
 _LEAST_SLAB_BYTES = 4096
@@ -138,7 +138,8 @@ def _make_stream(
     Slabs shrink until they fit the GPU with the least memory. Raises DeviceError where not even the
     smallest do, or where memory cannot be had.
     """
-    slabs = DEVICE_SLOTS * len(chosen) + 2 * _DEVICE_HELPERS
+    helpers = max(1, min(_MOST_HELPERS, processor.threads // 2))
+    slabs = DEVICE_SLOTS * len(chosen) + 2 * helpers
     wanted = _DEVICE_SLAB_BYTES
     while chosen:
         size = slab_bytes(todo, processor.threads, max_memory, slabs, wanted)
@@ -150,7 +151,7 @@ def _make_stream(
         least = min(device.free_memory for device in chosen)
         if need <= least:
             gpus = [Gpu(device, limits, processor) for device in chosen]
-            return Stream(todo, pieces, slabs, processor, gpus, _DEVICE_HELPERS, is_gpu_required)
+            return Stream(todo, pieces, slabs, processor, gpus, helpers, is_gpu_required)
         if size > wanted or wanted < _LEAST_SLAB_BYTES:
             raise DeviceError(
                 f"{least >> 20} MiB of its memory are free, and the model's longest rows need "
