@@ -90,7 +90,7 @@ __device__ void quantize_codebook(const Block & block, const cuda::QuantizeArgum
         const float * root = shared.root[p / parts] + p % parts * part + first;
         const int32_t code =
             Book::snap(shared.grid, level, {x_of(p) + first, root, 0, shared.values}, scale,
-                       &on_grid, &far, Strided<Shape::threads>{shared.terms + block.thread()});
+                       &on_grid, &far, SharedTerms<Shape::threads>{shared.terms, block.thread()});
         range.report(far != 0 && !shared.start[p].is_zero);
         return code | (on_grid & kOn);
     };

@@ -123,7 +123,7 @@ __device__ void quantize_split(const Block & block, const cuda::QuantizeArgument
         shared.found[p].code[item % groups] =
             Book::snap(shared.grid, level, {x_of(p) + first, weight_of(p) + first, 0, values},
                        shared.found[p].scale, &shared.on_grid[p][item % groups], &far,
-                       Strided<SplitShape::threads>{shared.sums + block.thread()});
+                       SharedTerms<SplitShape::threads>{shared.sums, block.thread()});
         range.report(far != 0 && !shared.is_empty[p]);
     });
     block.each(range.count * parts, [&](int p) {

@@ -32,6 +32,25 @@ __device__ void load_super_blocks(const Block & block, const Range & range, Shar
     });
 }
 
+// Terms of distances (lane/nearest.h) of as many threads, a power of two. A thread's number and the
+// level that is looked up are different bits of an index, so that finding it takes a shift and one
+// logical operation.
+template <int threads>
+struct SharedTerms {
+    float * values;
+    int thread;
+
+    __device__ float & operator[](int number) const { return values[number * threads + thread]; }
+
+    template <int bits>
+    __device__ float at(int i, uint32_t code) const {
+        constexpr uint32_t mask = ((1u << bits) - 1) * threads;
+        const uint32_t level = (code * threads) >> (bits * i) & mask;
+        return values[(i << bits) * threads +
+                      static_cast<int>(level | static_cast<uint32_t>(thread))];
+    }
+};
+
 template <typename Tables>
 std::vector<unsigned char> grid_tables(cuda::TableMemory & memory) {
     Grid grid = Tables::get();

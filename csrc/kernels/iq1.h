@@ -333,7 +333,7 @@ inline bool search_split(const Grid & grid, const typename L::F * x, const typen
         float terms[8 << 2];
         result->code[k] = Book::snap(
             grid, level, {x_by_lane + 8 * k, weight_by_lane + 8 * k, part, values_by_lane[0]},
-            split.scale, &on_grid, far_lanes, terms);
+            split.scale, &on_grid, far_lanes, TermArray{terms});
         all_on &= on_grid;
     }
     rescale<L, groups, halves>(*result, all_on, x, weight);

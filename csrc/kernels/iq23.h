@@ -226,7 +226,7 @@ class GridSearch {
         float terms[Book::coordinates << Book::bits];
         Book::round(x_ + first, inverse, level);
         return Book::snap(grid_, level, {x_by_lane_ + first, root_by_lane_ + first, part, values_},
-                          scale, on_grid, far_, terms);
+                          scale, on_grid, far_, TermArray{terms});
     }
 
     void search(const GridStart<L> & start) {

@@ -23,38 +23,59 @@ struct Point {
     const float * values;  // of the levels, filled up to a power of two
 };
 
+// Room for the terms of one point: that of level l of coordinate i is number (i << bits) + l.
+struct TermArray {
+    float * values;
+
+    APEX_HOST_DEVICE float & operator[](int number) const { return values[number]; }
+
+    // The term of coordinate i under a code.
+    template <int bits>
+    APEX_HOST_DEVICE float at(int i, uint32_t code) const {
+        return values[(i << bits) + static_cast<int>(code >> (bits * i) & ((1 << bits) - 1))];
+    }
+};
+
 // terms[coordinate][level] = weight * (scale * value - x)^2
 template <int coordinates, int bits, typename Terms>
 APEX_HOST_DEVICE inline void distance_terms(const Point & point, Terms terms) {
-    float scaled[1 << bits];
+    constexpr int levels = bits == 2 ? 3 : 1 << bits;
+    float scaled[levels];
     APEX_UNROLL
-    for (int l = 0; l < 1 << bits; ++l) {
+    for (int l = 0; l < levels; ++l) {
         scaled[l] = point.scale * point.values[l];
     }
+    APEX_UNROLL
     for (int i = 0; i < coordinates; ++i) {
         APEX_UNROLL
-        for (int l = 0; l < 1 << bits; ++l) {
+        for (int l = 0; l < levels; ++l) {
             const float difference = scaled[l] - point.x[i];
             terms[(i << bits) + l] = point.weight[i] * difference * difference;
         }
     }
 }
 
-// The nearest of 16 * units codes: its position, or -1 where every distance is infinite or NaN.
+// The nearest of 16 * units codes, aligned to 16 bytes: its position, or -1 where every distance is
+// infinite or NaN.
 template <int coordinates, int bits, typename Terms>
 APEX_HOST_DEVICE inline int nearest_scalar(Terms terms, const uint16_t * codes, int units) {
     int best = -1;
     float least = kFarthest;
-    for (int candidate = 0; candidate < 16 * units; ++candidate) {
-        const int code = codes[candidate];
-        float distance = 0;
+    for (int first = 0; first < 16 * units; first += 8) {
+        uint32_t pairs[4];  // loaded at once
+        std::memcpy(pairs, APEX_ALIGNED_16(codes + first), sizeof(pairs));
         APEX_UNROLL
-        for (int i = 0; i < coordinates; ++i) {
-            distance += terms[(i << bits) + (code >> (bits * i) & ((1 << bits) - 1))];
-        }
-        if (distance < least) {
-            least = distance;
-            best = candidate;
+        for (int k = 0; k < 8; ++k) {
+            const uint32_t code = pairs[k / 2] >> (16 * (k % 2));  // what is above is not looked at
+            float distance = 0;
+            APEX_UNROLL
+            for (int i = 0; i < coordinates; ++i) {
+                distance += terms.template at<bits>(i, code);
+            }
+            if (distance < least) {
+                least = distance;
+                best = first + k;
+            }
         }
     }
     return best;
@@ -74,7 +95,7 @@ struct NearestCode {
 #if defined(__AVX2__)
 template <int coordinates, int bits>
 struct NearestCode<8, coordinates, bits> {
-    static int find(const Point & point, const uint16_t * codes, int units, const float *) {
+    static int find(const Point & point, const uint16_t * codes, int units, TermArray) {
         __m256 tables[coordinates];
         fill(point, tables);
         __m256 least = _mm256_set1_ps(kFarthest);
@@ -142,7 +163,7 @@ struct NearestCode<8, coordinates, bits> {
 #if defined(__AVX512F__)
 template <int coordinates, int bits>
 struct NearestCode<16, coordinates, bits> {
-    static int find(const Point & point, const uint16_t * codes, int units, const float *) {
+    static int find(const Point & point, const uint16_t * codes, int units, TermArray) {
         __m512 tables[coordinates];
         fill(point, tables);
         __m512 least = _mm512_set1_ps(kFarthest);

@@ -1,4 +1,4 @@
-// What a GPU's compiler has to be told, and others need not.
+// What compilers have to be told, a GPU's above all.
 #pragma once
 
 // A function that a GPU thread runs too: nvcc compiles it twice, for the host and for the device.
@@ -13,4 +13,11 @@
 #define APEX_UNROLL _Pragma("unroll")
 #else
 #define APEX_UNROLL
+#endif
+
+// A pointer to sixteen bytes that may be loaded at once.
+#if defined(__GNUC__) || defined(__CUDACC__)
+#define APEX_ALIGNED_16(pointer) __builtin_assume_aligned(pointer, 16)
+#else
+#define APEX_ALIGNED_16(pointer) (pointer)
 #endif
