@@ -65,6 +65,9 @@ struct Range {
             if (!load_eight(arguments.source, arguments.source_type,
                             static_cast<int64_t>(first) * weights + 8 * eight, values)) {
                 arguments.flags->not_finite = 1;
+                for (float & value : values) {  // a NaN has no place in an order, nor a level
+                    value = 0.f;
+                }
             }
             put(8 * eight, values);
         });

@@ -7,6 +7,7 @@
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace ptx {
@@ -64,8 +65,9 @@ class PrivateMemory {
     std::vector<unsigned char> bytes_;
 };
 
-// Two threads that touch a byte between two barriers, one of them writing: which comes first is
-// open.
+// Two threads touch a byte of shared memory between two barriers, one of them writing: which comes
+// first is open. Global memory is not watched for this: all that threads write there alike are
+// flags.
 struct Hazards {
     int64_t count = 0;
     std::string first;

@@ -120,8 +120,9 @@ class KernelParser {
             }
         } else if (begins_with(line, ".reg")) {
             declare_registers(line);
-        } else if (line == ".pragma \"nounroll\";") {
-            // of no effect on what is computed
+        } else if (line == ".pragma \"nounroll\";" ||
+                   begins_with(line, ".pragma \"used_bytes_mask ")) {
+            // advice for ptxas: of no effect on what is computed
         } else if (line[0] != '.' && line.back() == ';') {
             instruction(line.substr(0, line.size() - 1));
         } else {
