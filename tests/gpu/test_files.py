@@ -89,7 +89,7 @@ def test_shards_and_sources_of_every_kind(device: int, demo_model: Path, tmp_pat
 def test_little_memory_in_this_process_makes_small_slabs(
     device: int, demo_model: Path, tmp_path: Path
 ) -> None:
-    result = same_file(demo_model, tmp_path, file_type="Q4_K_M", max_memory=200 << 20)
+    result = same_file(demo_model, tmp_path, file_type="Q4_K_M", max_memory=200 << 20, threads=2)
     assert result.slab_memory < 40 << 20
     assert result.devices[0].memory < 40 << 20
 
@@ -128,7 +128,7 @@ def outcome(result: subprocess.CompletedProcess[str]) -> dict[str, Any]:
 def test_several_gpus_share_the_work(emulated: int, demo_model: Path, tmp_path: Path) -> None:
     one, three = tmp_path / "one.gguf", tmp_path / "three.gguf"
     apex.quantize(demo_model, one, file_type="Q4_K_M", backend="cpu")
-    options = ("--type", "Q4_K_M", "--json", "--max-memory", "220M")
+    options = ("--type", "Q4_K_M", "--json", "--max-memory", "220M", "--threads", "2")
     told = outcome(run(demo_model, three, *options, "--device", "0,2", APEX_EMULATED_DEVICES="3"))
     assert [use["index"] for use in told["devices"]] == [0, 2]
     assert all(use["bytes"] > 0 for use in told["devices"])
@@ -146,7 +146,17 @@ def test_a_lost_gpu(
     """The processor goes on, or the run stops if the GPU was asked for; never a wrong byte."""
     good, out = tmp_path / "good.gguf", tmp_path / "out.gguf"
     apex.quantize(demo_model, good, file_type="Q4_K_M", backend="cpu")
-    options = (demo_model, out, "--type", "Q4_K_M", "--json", "--max-memory", "220M")
+    options = (
+        demo_model,
+        out,
+        "--type",
+        "Q4_K_M",
+        "--json",
+        "--max-memory",
+        "220M",
+        "--threads",
+        "2",
+    )
     trouble = {"APEX_EMULATED_FAILURE": str(launch), "APEX_EMULATED_DEVICES": str(count)}
     result = run(*options, **trouble)
     told = outcome(result)
