@@ -266,7 +266,7 @@ def test_progress_is_a_bar_on_a_terminal_only(
     command = ("quantize", dense_model, "out.gguf", "--tier", "quality", "--overwrite")
     status, text = on_a_terminal(folder, *command)
     assert status == 0
-    assert re.search(r"quantizing .*100%.*MB/s", text)
+    assert re.search(r"quantizing .*100%.*([kMGT]B/s|\?)", text)  # so little may take no time
     status, text = on_a_terminal(folder, *command, "--quiet")
     assert (status, text) == (0, "")
     assert "quantizing " not in apex_cli(*command).stderr
