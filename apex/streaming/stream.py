@@ -84,18 +84,19 @@ class Stream:
             ]
             if not self.gpus:
                 threads.append(self._thread("quantize", self._run_processor))
-            for thread in threads:
-                thread.start()
             try:
+                for thread in threads:
+                    thread.start()
                 self._watch(progress)
-            except BaseException as error:
+            except BaseException as error:  # an interrupt may come while they start
                 self._stop(error)
                 raise
             finally:
                 for slabs in (self._free, self._read, self._quantized):
                     slabs.put(None)
                 for thread in threads:
-                    thread.join()
+                    if thread.ident is not None:
+                        thread.join()
             if self.failure is not None:
                 raise self.failure
             begin = time.perf_counter()

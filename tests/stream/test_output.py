@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -155,6 +156,27 @@ def test_a_killed_run_leaves_nothing_under_the_name(
     assert left_in(tmp_path) == partial
     apex.quantize(dense_model, output, **OPTIONS)  # takes over what is left
     assert left_in(tmp_path) == ["out.gguf"]
+
+
+@pytest.mark.parametrize("starts", [0, 1, 2])
+def test_an_interrupt_while_threads_start(
+    dense_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, starts: int
+) -> None:
+    start, before = threading.Thread.start, threading.active_count()
+    left = starts
+
+    def interrupted(thread: threading.Thread) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise KeyboardInterrupt
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        apex.quantize(dense_model, tmp_path / "out.gguf", backend="cpu", **OPTIONS)
+    assert threading.active_count() == before
+    assert left_in(tmp_path) == []
 
 
 def test_a_model_that_shrinks_while_it_is_read(dense_model: Path, tmp_path: Path) -> None:
