@@ -24,6 +24,16 @@ class Block {
         __syncthreads();
     }
 
+    // Adds to what lies in shared memory; returns what was there. Others may do so at the same
+    // time.
+    __device__ int add(int * counter, int count) const { return atomicAdd(counter, count); }
+
+    // Tells the compiler that a pointer, itself loaded from memory, points into the device's
+    // memory.
+    __device__ void assume_global(const void * pointer) const {
+        __builtin_assume(__isGlobal(pointer));
+    }
+
     // The block's shared memory, of whose size the launch knows.
     template <typename Shared>
     __device__ Shared & shared() const {
@@ -44,6 +54,13 @@ class Block {
         for (int i = 0; i < count; ++i) {
             run(index() % 2 == 0 ? i : count - 1 - i);
         }
+    }
+
+    void assume_global(const void *) const {}
+
+    int add(int * counter, int count) const {
+        *counter += count;
+        return *counter - count;
     }
 
     template <typename Shared>

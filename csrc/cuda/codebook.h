@@ -1,10 +1,12 @@
-// IQ2 and IQ3: a thread takes one group of one part under one candidate for the part's scale.
+// IQ2 and IQ3: every group of every part goes onto the codebook under every candidate for the
+// part's scale.
 //
 // The candidates do not wait for each other; which of them wins is decided afterwards, in their
 // order. Candidates of one group are neighbours among the threads: they read the same weights and
 // often the same list of neighbours.
 #pragma once
 
+#include "cuda/neighbours.h"
 #include "cuda/super_blocks.h"
 #include "kernels/iq23.h"
 
@@ -19,14 +21,11 @@ struct CodebookShape {
     // As many as shared memory has room for on every GPU.
     static constexpr int blocks = Format::parts * per_part <= 512 ? 4 : 2;
     static constexpr int parts = blocks * Format::parts;
-    static constexpr int terms = Format::template Book<L1>::coordinates
-                                 << Format::template Book<L1>::bits;
 };
 
 template <typename Format>
 struct CodebookShared {
     using Shape = CodebookShape<Format>;
-    Grid grid;
     float values[8];  // of the levels
     float x[Shape::blocks][kSuper];
     float weight[Shape::blocks][kSuper];
@@ -38,7 +37,8 @@ struct CodebookShared {
     GridSums<L1> sums[Shape::parts][Shape::steps];
     typename Format::template Found<L1> found[Shape::parts];
     int32_t off[Shape::parts];  // which groups are to be looked up again
-    float terms[Shape::terms * Shape::threads];
+    Neighbours<typename Format::template Book<L1>, typename Format::Tables, Shape::threads / 2>
+        neighbours;
     alignas(16) uint8_t bytes[Shape::blocks * Format::bytes];
 };
 
@@ -55,7 +55,7 @@ __device__ void quantize_codebook(const Block & block, const cuda::QuantizeArgum
     auto & shared = block.shared<CodebookShared<Format>>();
     const Range<kSuper, Format::bytes, Shape::blocks> range(block, arguments);
 
-    load_tables(block, arguments.tables, &shared.grid);
+    const Grid grid = codebook(block, arguments.tables);
     block.each(8, [&](int level) { shared.values[level] = static_cast<float>(2 * level + 1); });
     load_super_blocks<Format, weighted>(block, range, shared);
     block.each(range.count * kSuper / 8, [&](int eight) {
@@ -80,29 +80,32 @@ __device__ void quantize_codebook(const Block & block, const cuda::QuantizeArgum
     });
     const auto x_of = [&](int p) { return shared.x[p / parts] + p % parts * part; };
     const auto weight_of = [&](int p) { return shared.weight[p / parts] + p % parts * part; };
-    // The code of group k of part p under a scale, and kOn.
-    const auto snap = [&](int p, int k, float inverse, float scale) {
+    // Group k of part p under a scale.
+    const auto look_for = [&](int p, int k, float inverse, float scale, float * level) {
         const int first = k * Book::coordinates;
-        float level[Book::coordinates];
         Book::round(x_of(p) + first, inverse, level);
-        int32_t on_grid;
-        int32_t far = 0;
         const float * root = shared.root[p / parts] + p % parts * part + first;
-        const int32_t code =
-            Book::snap(shared.grid, level, {x_of(p) + first, root, 0, shared.values}, scale,
-                       &on_grid, &far, SharedTerms<Shape::threads>{shared.terms, block.thread()});
-        range.report(far != 0 && !shared.start[p].is_zero);
-        return code | (on_grid & kOn);
+        return Point{x_of(p) + first, root, scale, shared.values};
+    };
+    const auto report_far = [&](int p, bool is_far) {
+        range.report(is_far && !shared.start[p].is_zero);
     };
     block.each(range.count * parts, [&](int p) {
         shared.start[p] = grid_start<L1, Book, part>(rules, x_of(p), weight_of(p));
     });
-    block.each(range.count * parts * Shape::per_part, [&](int item) {
-        const int p = item / Shape::per_part;
-        const int step = item % steps - rules.steps;
-        const float inverse = tried_inverse<L1, Book>(rules, step, shared.start[p].largest);
-        shared.entry[item] = snap(p, item / steps % groups, inverse, 1.f / inverse);
-    });
+    snap_all<Book>(
+        block, grid, shared.neighbours, range.count * parts * Shape::per_part,
+        [](int) { return true; },
+        [&](int item, float * level) {
+            const int p = item / Shape::per_part;
+            const int step = item % steps - rules.steps;
+            const float inverse = tried_inverse<L1, Book>(rules, step, shared.start[p].largest);
+            return look_for(p, item / steps % groups, inverse, 1.f / inverse, level);
+        },
+        [&](int item, int32_t code, bool on_grid, bool is_far) {
+            shared.entry[item] = on_grid ? code | kOn : code;
+            report_far(item / Shape::per_part, is_far);
+        });
     block.each(range.count * parts * steps, [&](int item) {
         const int p = item / steps;
         int32_t code[groups];
@@ -132,14 +135,17 @@ __device__ void quantize_codebook(const Block & block, const cuda::QuantizeArgum
         const int all = (1 << groups) - 1;
         shared.off[p] = !wanted ? 0 : rules.refine == Refine::those_off ? off : all;
     });
-    block.each(range.count * parts * groups, [&](int item) {
-        const int p = item / groups;
-        const int k = item % groups;
-        if ((shared.off[p] >> k & 1) != 0) {
-            const float scale = shared.found[p].scale;
-            shared.found[p].code[k] = snap(p, k, 1.f / scale, scale) & ~kOn;
-        }
-    });
+    snap_all<Book>(
+        block, grid, shared.neighbours, range.count * parts * groups,
+        [&](int item) { return (shared.off[item / groups] >> item % groups & 1) != 0; },
+        [&](int item, float * level) {
+            const float scale = shared.found[item / groups].scale;
+            return look_for(item / groups, item % groups, 1.f / scale, scale, level);
+        },
+        [&](int item, int32_t code, bool, bool is_far) {
+            shared.found[item / groups].code[item % groups] = code;
+            report_far(item / groups, is_far);
+        });
     block.each(range.count * parts, [&](int p) {
         auto & found = shared.found[p];
         if (shared.off[p] != 0) {
@@ -157,7 +163,7 @@ __device__ void quantize_codebook(const Block & block, const cuda::QuantizeArgum
     block.each(range.count, [&](int b) {
         uint8_t * bytes = shared.bytes + b * Format::bytes;
         typename Format::template Scales<L1> none;
-        Format::template combine<L1, weighted>(shared.grid, static_cast<const float *>(nullptr),
+        Format::template combine<L1, weighted>(grid, static_cast<const float *>(nullptr),
                                                static_cast<const float *>(nullptr),
                                                &shared.found[b * parts], &none, bytes);
         range.report(Format::halves::any_infinite(bytes));
@@ -166,7 +172,7 @@ __device__ void quantize_codebook(const Block & block, const cuda::QuantizeArgum
 }
 
 template <typename Format, bool weighted>
-__global__ void __launch_bounds__(CodebookShape<Format>::threads)
+__global__ void __launch_bounds__(CodebookShape<Format>::threads, 4)
     codebook_kernel(cuda::QuantizeArguments arguments) {
     quantize_codebook<Format, weighted>(Block(), arguments);
 }

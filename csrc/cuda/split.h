@@ -4,6 +4,7 @@
 // Their prefix sums lie in shared memory, part beside part.
 #pragma once
 
+#include "cuda/neighbours.h"
 #include "cuda/super_blocks.h"
 #include "kernels/iq1.h"
 
@@ -21,7 +22,6 @@ struct SplitShared {
     using Array = Strided<SplitShape::parts>;
     using Sums = std::conditional_t<Format::by_halves, HalfSums<L1, Format::part, Array>,
                                     WholeSums<L1, Format::part, Array>>;
-    Grid grid;
     float x[blocks][kSuper];
     float weight[blocks][kSuper];
     float sigma2[blocks];
@@ -30,8 +30,11 @@ struct SplitShared {
     float sorted_weight[SplitShape::parts][Format::part];
     uint8_t sorted_place[SplitShape::parts][Format::part];
     uint8_t level[SplitShape::parts][Format::part];
-    // Of all parts; when they have been searched, room for the terms of distances.
-    float sums[Sums::arrays * (Format::part + 1) * SplitShape::parts];
+    union {
+        float sums[Sums::arrays * (Format::part + 1) * SplitShape::parts];  // until all are found
+        Neighbours<Codebook<L1, 8, 2>, typename Format::Tables, SplitShape::parts> neighbours;
+    };
+    float values[2][4];  // of the levels, shifted up and down
     typename Format::template Found<L1> found[SplitShape::parts];
     bool is_empty[SplitShape::parts];
     int32_t on_grid[SplitShape::parts][Format::groups];
@@ -60,8 +63,11 @@ __device__ void quantize_split(const Block & block, const cuda::QuantizeArgument
     auto & shared = block.shared<SplitShared<Format>>();
     const Range<kSuper, Format::bytes, SplitShared<Format>::blocks> range(block, arguments);
 
-    load_tables(block, arguments.tables, &shared.grid);
+    const Grid grid = codebook(block, arguments.tables);
     load_super_blocks<Format, weighted>(block, range, shared);
+    block.each(8, [&](int i) {
+        shared.values[i / 4][i % 4] = i % 4 == 3 ? 0.f : shifted_level<L1>(i / 4 == 1, i % 4);
+    });
     block.each(range.count * kSuper / 8, [&](int eight) {
         const int b = eight / (kSuper / 8);
         const int first = eight % (kSuper / 8) * 8;
@@ -106,26 +112,24 @@ __device__ void quantize_split(const Block & block, const cuda::QuantizeArgument
         shared.found[p].shift = split.shift;
         shared.is_empty[p] = split.is_empty;
     });
-    block.each(range.count * parts * groups, [&](int item) {
-        const int p = item / groups;
-        const int first = item % groups * 8;
-        const bool down = is_down<L1, Format::by_halves>(shared.found[p].shift, item % groups);
-        float values[4], level[8];
-        APEX_UNROLL
-        for (int l = 0; l < 4; ++l) {
-            values[l] = l == 3 ? 0.f : shifted_level<L1>(down, l);
-        }
-        APEX_UNROLL
-        for (int i = 0; i < 8; ++i) {
-            level[i] = static_cast<float>(shared.level[p][first + i]);
-        }
-        int32_t far = 0;
-        shared.found[p].code[item % groups] =
-            Book::snap(shared.grid, level, {x_of(p) + first, weight_of(p) + first, 0, values},
-                       shared.found[p].scale, &shared.on_grid[p][item % groups], &far,
-                       SharedTerms<SplitShape::threads>{shared.sums, block.thread()});
-        range.report(far != 0 && !shared.is_empty[p]);
-    });
+    snap_all<Book>(
+        block, grid, shared.neighbours, range.count * parts * groups, [](int) { return true; },
+        [&](int item, float * level) {
+            const int p = item / groups;
+            const int first = item % groups * 8;
+            APEX_UNROLL
+            for (int i = 0; i < 8; ++i) {
+                level[i] = static_cast<float>(shared.level[p][first + i]);
+            }
+            const bool down = is_down<L1, Format::by_halves>(shared.found[p].shift, item % groups);
+            return Point{x_of(p) + first, weight_of(p) + first, shared.found[p].scale,
+                         shared.values[down ? 1 : 0]};
+        },
+        [&](int item, int32_t code, bool on_grid, bool is_far) {
+            shared.found[item / groups].code[item % groups] = code;
+            shared.on_grid[item / groups][item % groups] = on_grid ? ~0 : 0;
+            range.report(is_far && !shared.is_empty[item / groups]);
+        });
     block.each(range.count * parts, [&](int p) {
         int32_t all_on = ~0;
         APEX_UNROLL
@@ -141,7 +145,7 @@ __device__ void quantize_split(const Block & block, const cuda::QuantizeArgument
         uint8_t * bytes = shared.bytes + b * Format::bytes;
         typename Format::template Scales<L1> none;
         range.report(Format::template combine<L1, weighted>(
-            shared.grid, static_cast<const float *>(shared.x[b]),
+            grid, static_cast<const float *>(shared.x[b]),
             static_cast<const float *>(shared.weight[b]), &shared.found[b * parts], &none, bytes));
         range.report(Format::halves::any_infinite(bytes));
     });

@@ -1,10 +1,12 @@
 // What the formats with a codebook have in common: whole super-blocks in shared memory, codebooks
-// in device memory, and room for the terms of the distances to their points.
+// in device memory.
 #pragma once
 
+#include <stdexcept>
+
 #include "cuda/weights.h"
+#include "kernels/grids.h"
 #include "kernels/k_quants.h"
-#include "kernels/snap.h"
 
 namespace apex {
 namespace {
@@ -16,6 +18,15 @@ struct Strided {
     APEX_HOST_DEVICE float & operator[](int i) { return base[i * stride]; }
     APEX_HOST_DEVICE const float & operator[](int i) const { return base[i * stride]; }
 };
+
+// A codebook in the device's memory.
+__device__ inline Grid codebook(const Block & block, const void * tables) {
+    const Grid grid = *static_cast<const Grid *>(tables);
+    block.assume_global(grid.points);
+    block.assume_global(grid.neighbours);
+    block.assume_global(grid.index);
+    return grid;
+}
 
 // The weights of the range to shared.x, and shared.sigma2 of every super-block.
 template <typename Format, bool weighted, typename Range, typename Shared>
@@ -32,28 +43,15 @@ __device__ void load_super_blocks(const Block & block, const Range & range, Shar
     });
 }
 
-// Terms of distances (lane/nearest.h) of as many threads, a power of two. A thread's number and the
-// level that is looked up are different bits of an index, so that finding it takes a shift and one
-// logical operation.
-template <int threads>
-struct SharedTerms {
-    float * values;
-    int thread;
-
-    __device__ float & operator[](int number) const { return values[number * threads + thread]; }
-
-    template <int bits>
-    __device__ float at(int i, uint32_t code) const {
-        constexpr uint32_t mask = ((1u << bits) - 1) * threads;
-        const uint32_t level = (code * threads) >> (bits * i) & mask;
-        return values[(i << bits) * threads +
-                      static_cast<int>(level | static_cast<uint32_t>(thread))];
-    }
-};
-
 template <typename Tables>
 std::vector<unsigned char> grid_tables(cuda::TableMemory & memory) {
     Grid grid = Tables::get();
+    for (uint32_t i = 0; i < grid.point_count; ++i) {
+        const uint32_t entry = grid.points[i];
+        if ((entry & Grid::kOffGrid) != 0 && 8 * Grid::eights(entry) >= Tables::longest + 8) {
+            throw std::logic_error("a codebook has longer lists than its kernel has room for");
+        }
+    }
     constexpr size_t codes = size_t{1} << 16;
     grid.points = static_cast<const uint32_t *>(
         memory.copy(grid.points, grid.point_count * sizeof(*grid.points)));

@@ -87,12 +87,12 @@ class Builder {
                 neighbours_.insert(neighbours_.end(), shell.begin(), shell.end());
             }
         }
+        const size_t eights = (neighbours_.size() - begin + 7) / 8;
         const uint16_t nearest = neighbours_[begin];
         while (neighbours_.size() % Grid::kListUnit != 0) {
             neighbours_.push_back(nearest);
         }
-        const auto length = static_cast<uint32_t>((neighbours_.size() - begin) / Grid::kListUnit);
-        return Grid::kOffGrid | length << Grid::kLengthShift |
+        return Grid::kOffGrid | static_cast<uint32_t>(eights) << Grid::kLengthShift |
                static_cast<uint32_t>(begin / Grid::kListUnit);
     }
 

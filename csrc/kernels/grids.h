@@ -7,11 +7,13 @@
 
 #include <cstdint>
 
+#include "lane/target.h"
+
 namespace apex {
 
 struct Grid {
     // Per number: the point's code if it is on the grid; else kOffGrid, the position of the list of
-    // its neighbours divided by kListUnit, and above kLengthShift the list's length in that unit.
+    // its neighbours divided by kListUnit, and above kLengthShift how many eights of points it has.
     const uint32_t * points;
     // Codes of grid points, nearest first, each list filled up to a whole unit with its first.
     const uint16_t * neighbours;
@@ -24,6 +26,14 @@ struct Grid {
     static constexpr uint32_t kOffGrid = 0x80000000u;
     static constexpr int kListUnit = 16;
     static constexpr int kLengthShift = 24;
+
+    // Of an entry of `points` that is off the grid: where its list begins, and its length.
+    APEX_HOST_DEVICE static uint32_t list(uint32_t entry) {
+        return (entry & ((1u << kLengthShift) - 1)) * kListUnit;
+    }
+    APEX_HOST_DEVICE static int eights(uint32_t entry) {
+        return static_cast<int>((entry & ~kOffGrid) >> kLengthShift);
+    }
 };
 
 // Built on first use, for the rest of the process.

@@ -330,10 +330,9 @@ inline bool search_split(const Grid & grid, const typename L::F * x, const typen
             level[i] = to_float(whole);
         }
         I on_grid;
-        float terms[8 << 2];
         result->code[k] = Book::snap(
             grid, level, {x_by_lane + 8 * k, weight_by_lane + 8 * k, part, values_by_lane[0]},
-            split.scale, &on_grid, far_lanes, TermArray{terms});
+            split.scale, &on_grid, far_lanes);
         all_on &= on_grid;
     }
     rescale<L, groups, halves>(*result, all_on, x, weight);
@@ -378,6 +377,7 @@ struct SplitFormat : SuperFormat {
     static constexpr bool has_levels = false;
 
     struct Tables : Grid {
+        static constexpr int longest = 205;
         static const Grid & get() { return grid_iq1(); }
     };
     template <typename L>

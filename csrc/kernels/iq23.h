@@ -223,10 +223,9 @@ class GridSearch {
     I snap(int k, F inverse, F scale, I * on_grid) {
         const int first = k * Book::coordinates;
         F level[Book::coordinates];
-        float terms[Book::coordinates << Book::bits];
         Book::round(x_ + first, inverse, level);
         return Book::snap(grid_, level, {x_by_lane_ + first, root_by_lane_ + first, part, values_},
-                          scale, on_grid, far_, TermArray{terms});
+                          scale, on_grid, far_);
     }
 
     void search(const GridStart<L> & start) {
@@ -377,6 +376,7 @@ struct GridFormat : SuperFormat {
 struct Iq2Xxs : GridFormat<Iq2Xxs, 66, 8, 8, 2, false> {
     static constexpr float share = 0.f;
     struct Tables : Grid {
+        static constexpr int longest = 150;
         static const Grid & get() { return grid_iq2_xxs(); }
     };
     APEX_HOST_DEVICE static constexpr GridRules rules() {
@@ -411,6 +411,7 @@ struct Iq2Xs : GridFormat<Iq2Xs<large>, large ? 82 : 74, 16, 8, 2, large> {
     using Base = GridFormat<Iq2Xs<large>, large ? 82 : 74, 16, 8, 2, large>;
     static constexpr float share = 0.25f;
     struct Tables : Grid {
+        static constexpr int longest = large ? 70 : 292;
         static const Grid & get() { return large ? grid_iq2_s() : grid_iq2_xs(); }
     };
     template <typename L>
@@ -461,6 +462,7 @@ struct Iq2Xs : GridFormat<Iq2Xs<large>, large ? 82 : 74, 16, 8, 2, large> {
 struct Iq3Xxs : GridFormat<Iq3Xxs, 98, 8, 4, 3, true> {
     static constexpr float share = 0.f;
     struct Tables : Grid {
+        static constexpr int longest = 36;
         static const Grid & get() { return grid_iq3_xxs(); }
     };
     APEX_HOST_DEVICE static constexpr GridRules rules() {
@@ -492,6 +494,7 @@ struct Iq3Xxs : GridFormat<Iq3Xxs, 98, 8, 4, 3, true> {
 struct Iq3S : GridFormat<Iq3S, 110, 8, 4, 3, true> {
     static constexpr float share = 0.f;
     struct Tables : Grid {
+        static constexpr int longest = 38;
         static const Grid & get() { return grid_iq3_s(); }
     };
     APEX_HOST_DEVICE static constexpr GridRules rules() {

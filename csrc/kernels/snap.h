@@ -39,21 +39,25 @@ struct Codebook {
         const float * values;  // what the levels stand for, 4 or 8 per lane
     };
 
+    // The number of a point of the lattice.
+    APEX_HOST_DEVICE static I number(const F * level) {
+        F sum = level[coordinates - 1];
+        APEX_UNROLL
+        for (int i = coordinates - 2; i >= 0; --i) {
+            sum = sum * static_cast<float>(levels) + level[i];
+        }
+        return to_int(sum);
+    }
+
     // The code of the grid point for the given levels: the point itself where it is on the grid,
     // otherwise the neighbour at the least sum of weight * (scale * value - x)^2. `on_grid` is all
     // ones or zero per lane. `far` is set in the lanes where all distances overflow, which the
-    // reference does not survive. `terms` is room for coordinates << bits floats.
-    template <typename Terms>
-    APEX_HOST_DEVICE static I snap(const Grid & grid, const F * level, const Lanes & lanes, F scale,
-                                   I * on_grid, int32_t * far, Terms terms) {
-        F number = level[coordinates - 1];
-        APEX_UNROLL
-        for (int i = coordinates - 2; i >= 0; --i) {
-            number = number * static_cast<float>(levels) + level[i];
-        }
+    // reference does not survive.
+    static I snap(const Grid & grid, const F * level, const Lanes & lanes, F scale, I * on_grid,
+                  int32_t * far) {
         alignas(64) int32_t codes[L::width];
         alignas(64) float scales[L::width];
-        const I whole = to_int(number);
+        const I whole = number(level);
         std::memcpy(codes, &whole, sizeof(codes));
         std::memcpy(scales, &scale, sizeof(scales));
         int32_t off = 0;
@@ -71,14 +75,12 @@ struct Codebook {
             if (codes[lane] >= 0) {
                 continue;
             }
-            const auto entry = static_cast<uint32_t>(codes[lane]) & ~Grid::kOffGrid;
-            const int units = static_cast<int>(entry >> Grid::kLengthShift);
-            const uint16_t * list =
-                grid.neighbours + (entry & ((1u << Grid::kLengthShift) - 1)) * Grid::kListUnit;
+            const auto entry = static_cast<uint32_t>(codes[lane]);
+            const uint16_t * list = grid.neighbours + Grid::list(entry);
             const int found = NearestCode<L::width, coordinates, bits>::find(
                 {lanes.x + lane * lanes.stride, lanes.weight + lane * lanes.stride, scales[lane],
                  lanes.values + (lane << bits)},
-                list, units, terms);
+                list, Grid::eights(entry));
             far[lane] |= found < 0;
             codes[lane] = list[found < 0 ? 0 : found];
         }

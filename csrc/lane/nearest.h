@@ -47,61 +47,64 @@ APEX_HOST_DEVICE inline void distance_terms(const Point & point, Terms terms) {
     }
     APEX_UNROLL
     for (int i = 0; i < coordinates; ++i) {
+        const float x = point.x[i];  // before the terms, which might lie there for all one knows
+        const float weight = point.weight[i];
         APEX_UNROLL
         for (int l = 0; l < levels; ++l) {
-            const float difference = scaled[l] - point.x[i];
-            terms[(i << bits) + l] = point.weight[i] * difference * difference;
+            const float difference = scaled[l] - x;
+            terms[(i << bits) + l] = weight * difference * difference;
         }
     }
 }
 
-// The nearest of 16 * units codes, aligned to 16 bytes: its position, or -1 where every distance is
-// infinite or NaN.
+// Whether one of the eight codes from `first` on, aligned to 16 bytes, is nearer than `least`; then
+// `least` and `best` are its distance and position.
 template <int coordinates, int bits, typename Terms>
-APEX_HOST_DEVICE inline int nearest_scalar(Terms terms, const uint16_t * codes, int units) {
-    int best = -1;
-    float least = kFarthest;
-    for (int first = 0; first < 16 * units; first += 8) {
-        uint32_t pairs[4];  // loaded at once
-        std::memcpy(pairs, APEX_ALIGNED_16(codes + first), sizeof(pairs));
+APEX_HOST_DEVICE inline void nearest_of_eight(Terms terms, const uint16_t * codes, int first,
+                                              float * least, int * best) {
+    uint32_t pairs[4];  // loaded at once
+    std::memcpy(pairs, APEX_ALIGNED_16(codes + first), sizeof(pairs));
+    APEX_UNROLL
+    for (int k = 0; k < 8; ++k) {
+        const uint32_t code = pairs[k / 2] >> (16 * (k % 2));  // what is above is not looked at
+        float distance = 0;
         APEX_UNROLL
-        for (int k = 0; k < 8; ++k) {
-            const uint32_t code = pairs[k / 2] >> (16 * (k % 2));  // what is above is not looked at
-            float distance = 0;
-            APEX_UNROLL
-            for (int i = 0; i < coordinates; ++i) {
-                distance += terms.template at<bits>(i, code);
-            }
-            if (distance < least) {
-                least = distance;
-                best = first + k;
-            }
+        for (int i = 0; i < coordinates; ++i) {
+            distance += terms.template at<bits>(i, code);
+        }
+        if (distance < *least) {
+            *least = distance;
+            *best = first + k;
         }
     }
-    return best;
 }
 
+// The nearest of 8 * eights codes, aligned to 32 bytes and readable to a multiple of 16: its
+// position, or -1 where every distance is infinite or NaN.
 template <int W, int coordinates, int bits>
 struct NearestCode {
-    // `terms` has room for coordinates << bits floats; wider lanes keep them in registers.
-    template <typename Terms>
-    APEX_HOST_DEVICE static int find(const Point & point, const uint16_t * codes, int units,
-                                     Terms terms) {
-        distance_terms<coordinates, bits>(point, terms);
-        return nearest_scalar<coordinates, bits>(terms, codes, units);
+    static int find(const Point & point, const uint16_t * codes, int eights) {
+        float terms[coordinates << bits];
+        distance_terms<coordinates, bits>(point, TermArray{terms});
+        int best = -1;
+        float least = kFarthest;
+        for (int first = 0; first < 8 * eights; first += 8) {
+            nearest_of_eight<coordinates, bits>(TermArray{terms}, codes, first, &least, &best);
+        }
+        return best;
     }
 };
 
 #if defined(__AVX2__)
 template <int coordinates, int bits>
 struct NearestCode<8, coordinates, bits> {
-    static int find(const Point & point, const uint16_t * codes, int units, TermArray) {
+    static int find(const Point & point, const uint16_t * codes, int eights) {
         __m256 tables[coordinates];
         fill(point, tables);
         __m256 least = _mm256_set1_ps(kFarthest);
         __m256i best = _mm256_set1_epi32(-1);
         __m256i position = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-        for (int step = 0; step < 2 * units; ++step) {
+        for (int step = 0; step < eights; ++step) {
             const __m128i * source = reinterpret_cast<const __m128i *>(codes + 8 * step);
             const __m256i code = _mm256_cvtepu16_epi32(_mm_load_si128(source));
             __m256 distance = _mm256_setzero_ps();
@@ -163,13 +166,13 @@ struct NearestCode<8, coordinates, bits> {
 #if defined(__AVX512F__)
 template <int coordinates, int bits>
 struct NearestCode<16, coordinates, bits> {
-    static int find(const Point & point, const uint16_t * codes, int units, TermArray) {
+    static int find(const Point & point, const uint16_t * codes, int eights) {
         __m512 tables[coordinates];
         fill(point, tables);
         __m512 least = _mm512_set1_ps(kFarthest);
         __m512i best = _mm512_set1_epi32(-1);
         __m512i position = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-        for (int step = 0; step < units; ++step) {
+        for (int step = 0; 2 * step < eights; ++step) {
             const __m256i * source = reinterpret_cast<const __m256i *>(codes + 16 * step);
             const __m512i code = _mm512_cvtepu16_epi32(_mm256_load_si256(source));
             __m512 distance = _mm512_setzero_ps();
@@ -187,7 +190,7 @@ struct NearestCode<16, coordinates, bits> {
         // No distance is NaN any more.
         const __m512 all = _mm512_set1_ps(_mm512_reduce_min_ps(least));
         const __mmask16 equal = _mm512_cmp_ps_mask(least, all, _CMP_EQ_OQ);
-        if (units == 1) {  // the positions are those of the lanes, or -1 where all are too far
+        if (eights <= 2) {  // the positions are those of the lanes, or -1 where all are too far
             const int lane = __builtin_ctz(equal);
             return _mm512_cvtss_f32(all) < kFarthest ? lane : -1;
         }

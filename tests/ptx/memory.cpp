@@ -77,10 +77,10 @@ const unsigned char * SharedMemory::read(uint64_t address, size_t bytes, uint32_
     const auto reader = static_cast<int32_t>(thread);
     for (uint64_t at = address; at < address + bytes; ++at) {
         Touch & touch = touches_[at];
-        if (touch.writer != kNobody && touch.writer != reader) {
+        if (is_other(touch.writer, reader) || is_other(touch.updater, reader)) {
             note_hazard(at, thread);
         }
-        touch.reader = touch.reader == kNobody || touch.reader == reader ? reader : kSeveral;
+        add(reader, &touch.reader);
     }
     return bytes_.data() + address;
 }
@@ -90,11 +90,24 @@ unsigned char * SharedMemory::write(uint64_t address, size_t bytes, uint32_t thr
     const auto writer = static_cast<int32_t>(thread);
     for (uint64_t at = address; at < address + bytes; ++at) {
         Touch & touch = touches_[at];
-        if ((touch.writer != kNobody && touch.writer != writer) ||
-            (touch.reader != kNobody && touch.reader != writer)) {
+        if (is_other(touch.writer, writer) || is_other(touch.reader, writer) ||
+            is_other(touch.updater, writer)) {
             note_hazard(at, thread);
         }
-        touch.writer = writer;
+        add(writer, &touch.writer);
+    }
+    return bytes_.data() + address;
+}
+
+unsigned char * SharedMemory::update(uint64_t address, size_t bytes, uint32_t thread) {
+    check_range(address, bytes);
+    const auto updater = static_cast<int32_t>(thread);
+    for (uint64_t at = address; at < address + bytes; ++at) {
+        Touch & touch = touches_[at];
+        if (is_other(touch.writer, updater) || is_other(touch.reader, updater)) {
+            note_hazard(at, thread);
+        }
+        add(updater, &touch.updater);
     }
     return bytes_.data() + address;
 }

@@ -66,8 +66,8 @@ class PrivateMemory {
 };
 
 // Two threads touch a byte of shared memory between two barriers, one of them writing: which comes
-// first is open. Global memory is not watched for this: all that threads write there alike are
-// flags.
+// first is open, unless both updates are atomic. Global memory is not watched for this: all that
+// threads write there alike are flags.
 struct Hazards {
     int64_t count = 0;
     std::string first;
@@ -79,7 +79,8 @@ class SharedMemory {
 
     const unsigned char * read(uint64_t address, size_t bytes, uint32_t thread);
     unsigned char * write(uint64_t address, size_t bytes, uint32_t thread);
-    void forget_touches();  // at a barrier
+    unsigned char * update(uint64_t address, size_t bytes, uint32_t thread);  // atomically
+    void forget_touches();                                                    // at a barrier
 
   private:
     static constexpr int32_t kNobody = -1;
@@ -87,8 +88,15 @@ class SharedMemory {
     struct Touch {
         int32_t reader = kNobody;
         int32_t writer = kNobody;
+        int32_t updater = kNobody;
     };
 
+    static bool is_other(int32_t toucher, int32_t thread) {
+        return toucher != kNobody && toucher != thread;
+    }
+    static void add(int32_t thread, int32_t * toucher) {
+        *toucher = is_other(*toucher, thread) ? kSeveral : thread;
+    }
     void check_range(uint64_t address, size_t bytes) const;
     void note_hazard(uint64_t address, uint32_t thread);
 

@@ -403,6 +403,17 @@ void store(const Instruction & of, Thread & thread) {
     std::memcpy(writable<space>(thread, address, sizeof(values)), values, sizeof(values));
 }
 
+// Adds to what lies there, and gives what was there before.
+void add_to_shared(const Instruction & of, Thread & thread) {
+    uint32_t before;
+    const uint64_t address = address_of<Space::shared>(of, thread, of.operands[1], sizeof(before));
+    unsigned char * place = thread.shared->update(address, sizeof(before), thread.index);
+    std::memcpy(&before, place, sizeof(before));
+    const uint32_t after = before + read<uint32_t>(thread, of.operands[2]);
+    std::memcpy(place, &after, sizeof(after));
+    write(thread, of.operands[0], before);
+}
+
 // ---- The course of a thread
 
 void branch(const Instruction & of, Thread & thread) {
@@ -587,6 +598,7 @@ Table make_table() {
     add_memory<int32_t, uint32_t>(table);
     add_memory<int64_t, uint64_t>(table);
     add_memory<uint32_t>(table, "f32");
+    table["atom.shared.add.u32 rmr"] = add_to_shared;
     table["mov.b32 2r"] = take_apart<uint16_t, 2>;
     table["mov.b32 r2"] = put_together<uint16_t, 2>;
     table["mov.b64 2r"] = take_apart<uint32_t, 2>;

@@ -103,7 +103,7 @@ class KernelParser {
         } else if (begins_with(line, ".maxntid")) {
             kernel_.most_threads =
                 static_cast<uint32_t>(std::stoul(line.substr(std::strlen(".maxntid "))));
-        } else if (line != ")") {
+        } else if (line != ")" && !begins_with(line, ".minnctapersm")) {  // which is for ptxas
             throw Error("unknown line: " + line);
         }
     }

@@ -239,6 +239,16 @@ def test_a_missing_barrier_would_be_seen(library: Path, tmp_path: Path) -> None:
         assert "shared memory" in found.first_hazard
 
 
+def test_an_addition_that_is_not_atomic_would_be_seen(library: Path, tmp_path: Path) -> None:
+    careless = variant(
+        *(tmp_path, "iq3", "cuda/block.h"),
+        *("return atomicAdd(counter, count);", "return (*counter += count) - count;"),
+        library,
+    )
+    x = kernels.weights("normal", 1, 512, 0)
+    assert careless.quantize(x, "IQ3_S").hazards
+
+
 def changed_squares(
     library: Path, texts: dict[str, Path], folder: Path, pattern: str, instead: str
 ) -> Kernels:
@@ -258,7 +268,7 @@ def changed_squares(
         (r"div\.rn\.f32", "div.approx.f32", "unknown instruction"),
         (r"mul\.rn\.f32", "fma.rn.f32", "unknown instruction"),
         (r"%tid\.x", "%tid.y", "unknown register"),
-        (r"\.maxntid", ".minnctapersm", "unknown line"),
+        (r"\.maxntid", ".maxnreg", "unknown line"),
     ],
 )
 def test_what_is_not_known_is_refused(
