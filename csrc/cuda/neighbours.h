@@ -52,6 +52,27 @@ struct SharedTerms {
     }
 };
 
+// Whether one of the eight codes from `first` on, aligned to 16 bytes, is nearer than `least`; then
+// `least` and `best` are its distance and position.
+template <int coordinates, int bits, typename Terms>
+__device__ inline void nearest_of_eight(Terms terms, const uint16_t * codes, int first,
+                                        float * least, int * best) {
+    const Sixteen pairs = *reinterpret_cast<const Sixteen *>(codes + first);
+    APEX_UNROLL
+    for (int k = 0; k < 8; ++k) {
+        const uint32_t code = pairs.words[k / 2] >> (16 * (k % 2));  // its upper half is not read
+        float distance = 0;
+        APEX_UNROLL
+        for (int i = 0; i < coordinates; ++i) {
+            distance += terms.template at<bits>(i, code);
+        }
+        if (distance < *least) {
+            *least = distance;
+            *best = first + k;
+        }
+    }
+}
+
 // For every item below `count` that is wanted: look_for(item, level) gives the point and its
 // levels, put(item, code, on_grid, is_far) takes the code of the grid point; is_far says that all
 // distances overflow.
@@ -78,7 +99,7 @@ __device__ void snap_all(const Block & block, const Grid & grid, Room & room, in
             const int pieces = pieces_in(entry);
             room.entry[i] = entry;
             if (pieces > 0) {
-                distance_terms<Book::coordinates, Book::bits>(point, terms_of(i));
+                distance_terms<Book::coordinates, Book::bits, Book::levels>(point, terms_of(i));
                 const int first = block.add(&room.count, pieces);
                 room.first[i] = static_cast<uint16_t>(first);
                 for (int k = 0; k < pieces; ++k) {

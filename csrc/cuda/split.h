@@ -12,7 +12,7 @@ namespace apex {
 namespace {
 
 struct SplitShape {
-    static constexpr int threads = 32;
+    static constexpr int threads = 128;  // all but one warp wait while the pairs are tried
     static constexpr int parts = 32;
 };
 

@@ -23,23 +23,9 @@ struct Point {
     const float * values;  // of the levels, filled up to a power of two
 };
 
-// Room for the terms of one point: that of level l of coordinate i is number (i << bits) + l.
-struct TermArray {
-    float * values;
-
-    APEX_HOST_DEVICE float & operator[](int number) const { return values[number]; }
-
-    // The term of coordinate i under a code.
-    template <int bits>
-    APEX_HOST_DEVICE float at(int i, uint32_t code) const {
-        return values[(i << bits) + static_cast<int>(code >> (bits * i) & ((1 << bits) - 1))];
-    }
-};
-
-// terms[coordinate][level] = weight * (scale * value - x)^2
-template <int coordinates, int bits, typename Terms>
+// terms[coordinate][level] = weight * (scale * value - x)^2, for so many levels of 1 << bits.
+template <int coordinates, int bits, int levels, typename Terms>
 APEX_HOST_DEVICE inline void distance_terms(const Point & point, Terms terms) {
-    constexpr int levels = bits == 2 ? 3 : 1 << bits;
     float scaled[levels];
     APEX_UNROLL
     for (int l = 0; l < levels; ++l) {
@@ -57,39 +43,25 @@ APEX_HOST_DEVICE inline void distance_terms(const Point & point, Terms terms) {
     }
 }
 
-// Whether one of the eight codes from `first` on, aligned to 16 bytes, is nearer than `least`; then
-// `least` and `best` are its distance and position.
-template <int coordinates, int bits, typename Terms>
-APEX_HOST_DEVICE inline void nearest_of_eight(Terms terms, const uint16_t * codes, int first,
-                                              float * least, int * best) {
-    uint32_t pairs[4];  // loaded at once
-    std::memcpy(pairs, APEX_ALIGNED_16(codes + first), sizeof(pairs));
-    APEX_UNROLL
-    for (int k = 0; k < 8; ++k) {
-        const uint32_t code = pairs[k / 2] >> (16 * (k % 2));  // what is above is not looked at
-        float distance = 0;
-        APEX_UNROLL
-        for (int i = 0; i < coordinates; ++i) {
-            distance += terms.template at<bits>(i, code);
-        }
-        if (distance < *least) {
-            *least = distance;
-            *best = first + k;
-        }
-    }
-}
-
 // The nearest of 8 * eights codes, aligned to 32 bytes and readable to a multiple of 16: its
 // position, or -1 where every distance is infinite or NaN.
 template <int W, int coordinates, int bits>
 struct NearestCode {
     static int find(const Point & point, const uint16_t * codes, int eights) {
         float terms[coordinates << bits];
-        distance_terms<coordinates, bits>(point, TermArray{terms});
+        distance_terms<coordinates, bits, 1 << bits>(point, static_cast<float *>(terms));
         int best = -1;
         float least = kFarthest;
-        for (int first = 0; first < 8 * eights; first += 8) {
-            nearest_of_eight<coordinates, bits>(TermArray{terms}, codes, first, &least, &best);
+        for (int candidate = 0; candidate < 8 * eights; ++candidate) {
+            float distance = 0;
+            for (int i = 0; i < coordinates; ++i) {
+                const int level = codes[candidate] >> (bits * i) & ((1 << bits) - 1);
+                distance += terms[(i << bits) + level];
+            }
+            if (distance < least) {
+                least = distance;
+                best = candidate;
+            }
         }
         return best;
     }

@@ -14,10 +14,3 @@
 #else
 #define APEX_UNROLL
 #endif
-
-// A pointer to sixteen bytes that may be loaded at once.
-#if defined(__GNUC__) || defined(__CUDACC__)
-#define APEX_ALIGNED_16(pointer) __builtin_assume_aligned(pointer, 16)
-#else
-#define APEX_ALIGNED_16(pointer) (pointer)
-#endif
