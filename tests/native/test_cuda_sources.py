@@ -12,6 +12,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from support import compilers
 
 ROOT = Path(__file__).parents[2]
 NVCC = os.environ.get("CUDACXX") or shutil.which("nvcc")
@@ -38,6 +39,7 @@ def compile_for_device(source: Path, folder: Path, *options: str) -> str:
         capture_output=True,
         text=True,
         check=False,
+        env=compilers.environment(),
     )
     assert result.returncode == 0, result.stderr
     return (folder / f"{source.stem}.ptx").read_text(encoding="utf-8")

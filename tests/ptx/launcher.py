@@ -19,6 +19,7 @@ from pathlib import Path
 
 import gguf
 import numpy as np
+from support import compilers
 from support.kernels import FACTS
 
 HERE = Path(__file__).parent
@@ -43,7 +44,9 @@ _INCLUDES = [
 
 
 def _run(*command: str | Path) -> str:
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=compilers.environment()
+    )
     assert result.returncode == 0, result.stderr
     return result.stdout
 
