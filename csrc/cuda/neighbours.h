@@ -15,12 +15,15 @@ namespace {
 template <typename Book, typename Tables, int groups_>
 struct Neighbours {
     static constexpr int groups = groups_;
-    static constexpr int piece = Tables::longest > 256 ? 16 : 8;  // points in a piece
+    // Points in a piece, and pieces of the longest list: short pieces waste less, long ones take
+    // less room.
+    static constexpr int piece = Tables::longest > 256 ? 16 : 8;
     static constexpr int pieces = (Tables::longest + piece - 1) / piece;
     static constexpr int terms = Book::coordinates << Book::bits;
 
-    // Threads side by side meet few banks twice: where lists are long they mostly have one group,
-    // but different levels; where lists are short, different groups.
+    // Where the terms lie, so that threads side by side meet few banks twice: where lists are long,
+    // they mostly have the same group, but different levels; where lists are short, different
+    // groups.
     static constexpr bool together = Tables::longest > 128;
     static constexpr int group_step = together ? terms + (1 << Book::bits) : 1;
     static constexpr int term_step = together ? 1 : groups;
