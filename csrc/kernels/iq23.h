@@ -220,7 +220,8 @@ class GridSearch {
     }
 
   private:
-    I snap(int k, F inverse, F scale, I * on_grid) {
+    // Kept out of the loops around it, which are faster when they are small.
+    [[gnu::noinline]] I snap(int k, F inverse, F scale, I * on_grid) {
         const int first = k * Book::coordinates;
         F level[Book::coordinates];
         Book::round(x_ + first, inverse, level);
