@@ -377,7 +377,7 @@ struct SplitFormat : SuperFormat {
     static constexpr bool has_levels = false;
 
     struct Tables : Grid {
-        static constexpr int longest = 205;
+        static constexpr int longest = 205;  // list of neighbours
         static const Grid & get() { return grid_iq1(); }
     };
     template <typename L>

@@ -377,7 +377,7 @@ struct GridFormat : SuperFormat {
 struct Iq2Xxs : GridFormat<Iq2Xxs, 66, 8, 8, 2, false> {
     static constexpr float share = 0.f;
     struct Tables : Grid {
-        static constexpr int longest = 150;
+        static constexpr int longest = 150;  // list of neighbours
         static const Grid & get() { return grid_iq2_xxs(); }
     };
     APEX_HOST_DEVICE static constexpr GridRules rules() {
@@ -412,7 +412,7 @@ struct Iq2Xs : GridFormat<Iq2Xs<large>, large ? 82 : 74, 16, 8, 2, large> {
     using Base = GridFormat<Iq2Xs<large>, large ? 82 : 74, 16, 8, 2, large>;
     static constexpr float share = 0.25f;
     struct Tables : Grid {
-        static constexpr int longest = large ? 70 : 292;
+        static constexpr int longest = large ? 70 : 292;  // list of neighbours
         static const Grid & get() { return large ? grid_iq2_s() : grid_iq2_xs(); }
     };
     template <typename L>
@@ -463,7 +463,7 @@ struct Iq2Xs : GridFormat<Iq2Xs<large>, large ? 82 : 74, 16, 8, 2, large> {
 struct Iq3Xxs : GridFormat<Iq3Xxs, 98, 8, 4, 3, true> {
     static constexpr float share = 0.f;
     struct Tables : Grid {
-        static constexpr int longest = 36;
+        static constexpr int longest = 36;  // list of neighbours
         static const Grid & get() { return grid_iq3_xxs(); }
     };
     APEX_HOST_DEVICE static constexpr GridRules rules() {
@@ -495,7 +495,7 @@ struct Iq3Xxs : GridFormat<Iq3Xxs, 98, 8, 4, 3, true> {
 struct Iq3S : GridFormat<Iq3S, 110, 8, 4, 3, true> {
     static constexpr float share = 0.f;
     struct Tables : Grid {
-        static constexpr int longest = 38;
+        static constexpr int longest = 38;  // list of neighbours
         static const Grid & get() { return grid_iq3_s(); }
     };
     APEX_HOST_DEVICE static constexpr GridRules rules() {

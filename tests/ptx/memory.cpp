@@ -1,5 +1,6 @@
 #include "memory.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -73,41 +74,30 @@ SharedMemory::SharedMemory(size_t bytes, Hazards & hazards)
     : bytes_(bytes, kUnwritten), touches_(bytes), hazards_(hazards) {}
 
 const unsigned char * SharedMemory::read(uint64_t address, size_t bytes, uint32_t thread) {
-    check_range(address, bytes);
-    const auto reader = static_cast<int32_t>(thread);
-    for (uint64_t at = address; at < address + bytes; ++at) {
-        Touch & touch = touches_[at];
-        if (is_other(touch.writer, reader) || is_other(touch.updater, reader)) {
-            note_hazard(at, thread);
-        }
-        add(reader, &touch.reader);
-    }
-    return bytes_.data() + address;
+    return touch(address, bytes, thread, &Touch::reader, {&Touch::writer, &Touch::updater});
 }
 
 unsigned char * SharedMemory::write(uint64_t address, size_t bytes, uint32_t thread) {
-    check_range(address, bytes);
-    const auto writer = static_cast<int32_t>(thread);
-    for (uint64_t at = address; at < address + bytes; ++at) {
-        Touch & touch = touches_[at];
-        if (is_other(touch.writer, writer) || is_other(touch.reader, writer) ||
-            is_other(touch.updater, writer)) {
-            note_hazard(at, thread);
-        }
-        add(writer, &touch.writer);
-    }
-    return bytes_.data() + address;
+    return touch(address, bytes, thread, &Touch::writer,
+                 {&Touch::reader, &Touch::writer, &Touch::updater});
 }
 
 unsigned char * SharedMemory::update(uint64_t address, size_t bytes, uint32_t thread) {
+    return touch(address, bytes, thread, &Touch::updater, {&Touch::reader, &Touch::writer});
+}
+
+unsigned char * SharedMemory::touch(uint64_t address, size_t bytes, uint32_t thread, Toucher as,
+                                    std::initializer_list<Toucher> hindered_by) {
     check_range(address, bytes);
-    const auto updater = static_cast<int32_t>(thread);
+    const auto self = static_cast<int32_t>(thread);
+    const auto is_other = [&](int32_t toucher) { return toucher != kNobody && toucher != self; };
     for (uint64_t at = address; at < address + bytes; ++at) {
-        Touch & touch = touches_[at];
-        if (is_other(touch.writer, updater) || is_other(touch.reader, updater)) {
+        Touch & here = touches_[at];
+        if (std::any_of(hindered_by.begin(), hindered_by.end(),
+                        [&](Toucher other) { return is_other(here.*other); })) {
             note_hazard(at, thread);
         }
-        add(updater, &touch.updater);
+        here.*as = is_other(here.*as) ? kSeveral : self;
     }
     return bytes_.data() + address;
 }

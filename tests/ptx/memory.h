@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <initializer_list>
 #include <map>
 #include <memory>
 #include <stdexcept>
@@ -91,12 +92,10 @@ class SharedMemory {
         int32_t updater = kNobody;
     };
 
-    static bool is_other(int32_t toucher, int32_t thread) {
-        return toucher != kNobody && toucher != thread;
-    }
-    static void add(int32_t thread, int32_t * toucher) {
-        *toucher = is_other(*toucher, thread) ? kSeveral : thread;
-    }
+    using Toucher = int32_t Touch::*;
+
+    unsigned char * touch(uint64_t address, size_t bytes, uint32_t thread, Toucher as,
+                          std::initializer_list<Toucher> hindered_by);
     void check_range(uint64_t address, size_t bytes) const;
     void note_hazard(uint64_t address, uint32_t thread);
 
