@@ -22,12 +22,12 @@ from apex.errors import (
     UsageError,
 )
 from apex.evaluation import EvalOptions, Evaluator
-from apex.gguf import ModelFile, open_model
 from apex.gpu import gpus
 from apex.planning import Plan, plan
 from apex.policy import Recipe, load_recipe, tiers
+from apex.quantizing import Progress, QuantizeResult, quantize
 from apex.reporting import report
-from apex.streaming import Progress, QuantizeResult, quantize
+from apex.sources import ModelFile, open_model
 from apex.verification import VerifyReport, verify
 
 __all__ = [

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from apex import _core
 from apex.cpu import cpu_info
 from apex.errors import DataError, RunError, UsageError
-from apex.gguf import ModelFile, open_model
+from apex.sources import ModelFile, open_model
 
 try:
     import resource

@@ -12,10 +12,11 @@ import numpy as np
 
 from apex import _core
 from apex.errors import ImatrixError, ModelFileError
-from apex.gguf import ImportanceMatrix, ModelFile, Tensor, load_imatrix, open_model
+from apex.files import ImportanceMatrix, load_imatrix
 from apex.planning.importance import Importance, find_importance
 from apex.planning.planned import TENSOR_TYPES
 from apex.policy import Layout, Role, role_of
+from apex.sources import ModelFile, Tensor, open_model
 
 __all__ = ["RoleError", "TensorError", "VerifyReport", "verify"]
 

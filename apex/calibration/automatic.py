@@ -16,7 +16,8 @@ from apex.calibration.collect import (
     model_digest,
 )
 from apex.errors import ImatrixError
-from apex.gguf import ImportanceEntry, ImportanceMatrix, ModelFile, load_imatrix, open_model
+from apex.files import ImportanceEntry, ImportanceMatrix, load_imatrix
+from apex.sources import ModelFile, open_model
 
 __all__ = ["calibrate_beside", "expected_matrix", "matrix_beside", "path_beside"]
 

@@ -22,7 +22,7 @@ from apex.calibration.documents import Text
 from apex.calibration.matrix import Imatrix
 from apex.cpu import cpu_info
 from apex.errors import ImatrixError, OutputError, RunError, UsageError
-from apex.gguf import ImportanceMatrix, ModelFile, load_imatrix
+from apex.files import ImportanceMatrix, load_imatrix
 from apex.inference import (
     Batch,
     RunOptions,
@@ -34,6 +34,7 @@ from apex.inference import (
     peak_memory,
     running,
 )
+from apex.sources import ModelFile
 
 __all__ = ["CalibrationProgress", "CalibrationResult", "CollectOptions", "calibrate", "mixed"]
 

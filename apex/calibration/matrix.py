@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from apex import _core
 from apex.errors import DataError, ImatrixError, UsageError
-from apex.gguf import ImportanceEntry, ImportanceMatrix, load_imatrix, write_imatrix
+from apex.files import ImportanceEntry, ImportanceMatrix, load_imatrix, write_imatrix
 
 __all__ = ["Imatrix"]
 

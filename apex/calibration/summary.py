@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from apex.gguf import ImportanceEntry, ImportanceMatrix
+from apex.files import ImportanceEntry, ImportanceMatrix
 
 __all__ = ["LayerStatistics", "TensorStatistics", "layer_statistics", "tensor_statistics"]
 

@@ -16,7 +16,7 @@ from apex.errors import UsageError
 if TYPE_CHECKING:
     from apex.calibration import CalibrationProgress, CalibrationResult, Coverage
     from apex.calibration.summary import TensorStatistics
-    from apex.gguf import ImportanceMatrix
+    from apex.files import ImportanceMatrix
 
 __all__ = [
     "calibration",
@@ -157,7 +157,7 @@ def collect(
     """Run MODEL over texts and write its importance matrix."""
     from apex.calibration import CollectOptions, calibrate, read_texts
     from apex.calibration.automatic import path_beside
-    from apex.gguf import open_model
+    from apex.sources import open_model
 
     legacy = _is_legacy(output_format)
     texts = read_texts(file or (), parse_special=parse_special)
@@ -305,7 +305,7 @@ def merge(
 ) -> None:
     """Add up importance matrices, in GGUF form or .dat; one alone is converted."""
     from apex.calibration import Imatrix
-    from apex.gguf import load_imatrix
+    from apex.files import load_imatrix
 
     loaded = [load_imatrix(path) for path in files]
     sizes = {matrix.chunk_size for matrix in loaded if matrix.chunk_size}
@@ -336,7 +336,7 @@ def show(
     from apex.calibration import coverage_of
     from apex.calibration.summary import layer_statistics, tensor_statistics
     from apex.errors import ImatrixError
-    from apex.gguf import load_imatrix
+    from apex.files import load_imatrix
 
     matrix = load_imatrix(file)
     for name, entry in matrix.entries.items():
@@ -419,7 +419,7 @@ def calibration(
     """List the built-in calibration texts, or export them. Chats are exported as ChatML."""
     from apex.calibration import BUILT_IN, built_in_text
     from apex.errors import OutputError
-    from apex.gguf import OutputSet
+    from apex.files import OutputSet
 
     if export is None:
         rows = output.table("Built-in texts", ("name", "characters", "what"), ("characters",))

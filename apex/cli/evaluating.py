@@ -204,7 +204,7 @@ def evaluate(
 
 
 def _write(path: Path, data: dict[str, Any]) -> None:
-    from apex.gguf import OutputSet
+    from apex.files import OutputSet
 
     with OutputSet([path]) as files:
         text = json_format.dumps(output.finite(data), indent=1, allow_nan=False)

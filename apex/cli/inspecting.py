@@ -13,8 +13,8 @@ from apex.errors import ModelFileError
 
 if TYPE_CHECKING:
     from apex import ModelFile
-    from apex.gguf import Tensor
     from apex.policy import Layout
+    from apex.sources import Tensor
 
 __all__ = ["inspect"]
 
@@ -49,7 +49,7 @@ def inspect(
 def _open(path: Path) -> tuple[ModelFile, str]:
     """The model; or, where it cannot be quantized, its file as it is and what is wrong with it."""
     from apex import _core, open_model
-    from apex.gguf import ModelFile, Tensor
+    from apex.sources import ModelFile, Tensor
 
     try:
         return open_model(path), ""

@@ -51,7 +51,7 @@ def quantize(
     """Quantize a model. Everything is checked before the first byte is written."""
     import apex
     from apex.gpu import choose_gpus
-    from apex.streaming import check_output, output_paths
+    from apex.quantizing import check_output, output_paths
 
     memory = options.parse_size(max_memory, "--max-memory")
     devices = options.parse_devices(device)
@@ -104,7 +104,7 @@ def _matrix_beside(
     """
     import apex
     from apex.calibration.automatic import calibrate_beside, expected_matrix, matrix_beside
-    from apex.streaming import check_output, output_paths
+    from apex.quantizing import check_output, output_paths
 
     model = apex.open_model(path)
     found = matrix_beside(model)

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from apex import _core
 from apex.errors import UsageError
-from apex.gguf import OutputFile, OutputSet
+from apex.files import OutputFile, OutputSet
 from apex.inference import Tokens
 
 __all__ = ["BaseFile", "BaseFileWriter", "open_base_file"]

@@ -19,9 +19,9 @@ from apex.evaluation.language import LanguageRun, TextPass, text_chunks
 from apex.evaluation.speed import Speed, measure_speed
 from apex.evaluation.statistics import Divergence, Measured, Perplexity
 from apex.evaluation.tasks import TaskResult, Tasks, load_tasks, run_tasks
-from apex.gguf import ModelFile, open_model
 from apex.inference import RunOptions, available_memory, load_model, peak_memory, read_text
 from apex.policy import Layout, layer_of, role_of
+from apex.sources import ModelFile, open_model
 from apex.verification import VerifyReport, verify
 
 __all__ = ["EvalOptions", "EvalProgress", "Evaluator", "ModelResult", "SpeedOptions"]

@@ -21,7 +21,6 @@ from apex.evaluation.statistics import (
     perplexity_of,
     share,
 )
-from apex.gguf import ModelFile
 from apex.inference import (
     Batch,
     RunOptions,
@@ -32,6 +31,7 @@ from apex.inference import (
     make_context,
     running,
 )
+from apex.sources import ModelFile
 
 __all__ = ["LanguageRun", "TextPass", "text_chunks"]
 

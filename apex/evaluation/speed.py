@@ -11,8 +11,8 @@ import numpy as np
 
 from apex import _core
 from apex.evaluation.statistics import Measured
-from apex.gguf import ModelFile
 from apex.inference import RunOptions, make_context, running
+from apex.sources import ModelFile
 
 __all__ = ["Speed", "measure_speed"]
 

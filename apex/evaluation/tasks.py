@@ -21,8 +21,8 @@ import numpy.typing as npt
 from apex import _core
 from apex.errors import RunError, UsageError
 from apex.evaluation.statistics import share, wilson
-from apex.gguf import ModelFile
 from apex.inference import RunOptions, make_context, read_text, running
+from apex.sources import ModelFile
 
 __all__ = ["KINDS", "TaskResult", "Tasks", "load_tasks", "run_tasks"]
 

@@ -9,9 +9,10 @@ from gguf import GGML_QUANT_VERSION
 
 from apex import _core
 from apex.errors import UsageError
-from apex.gguf import ImportanceMatrix, ModelFile
+from apex.files import ImportanceMatrix
 from apex.planning.options import MetadataValue
 from apex.planning.planned import PlannedFile, PlannedTensor
+from apex.sources import ModelFile
 
 __all__ = ["output_headers"]
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from apex.gguf import ImportanceEntry, ImportanceMatrix, Tensor
+from apex.files import ImportanceEntry, ImportanceMatrix
+from apex.sources import Tensor
 
 __all__ = ["Importance", "Mismatch", "find_importance"]
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TypedDict, Union
 
-from apex.gguf import ImportanceMatrix
+from apex.files import ImportanceMatrix
 
 __all__ = ["COPY", "MetadataValue", "PlanOptions"]
 

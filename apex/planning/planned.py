@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from apex import _core
-from apex.gguf import ImportanceMatrix, ModelFile, Tensor
+from apex.files import ImportanceMatrix
 from apex.planning.importance import Importance
 from apex.policy import Role
+from apex.sources import ModelFile, Tensor
 
 __all__ = ["Plan", "PlannedFile", "PlannedTensor", "RoleTotal"]
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from apex import _core
 from apex.errors import ImatrixError, ModelFileError, PlanError, UsageError
-from apex.gguf import ImportanceMatrix, ModelFile, Tensor, load_imatrix, open_model
+from apex.files import ImportanceMatrix, load_imatrix
 from apex.planning.headers import output_headers
 from apex.planning.importance import Importance, Mismatch, find_importance
 from apex.planning.options import COPY, PlanOptions
@@ -29,6 +29,7 @@ from apex.policy import (
     parse_tensor_type,
     parse_tensor_type_file,
 )
+from apex.sources import ModelFile, Tensor, open_model
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from apex.errors import OutputError
-from apex.gguf import OutputSet
+from apex.files import OutputSet
 from apex.reporting.page import render_page
 from apex.reporting.plots import draw
 from apex.reporting.results import load_results

@@ -16,7 +16,7 @@ from apex import _core
 from apex.calibration import CalibrationProgress, CollectOptions, Text, collect, read_texts
 from apex.calibration.automatic import calibrate_beside, expected_matrix, matrix_beside
 from apex.errors import DataError, OutputError, RunError, UsageError
-from apex.gguf import ImportanceMatrix, load_imatrix
+from apex.files import ImportanceMatrix, load_imatrix
 from apex.inference import RunOptions, load_model, make_context
 
 LENGTH = 64

@@ -12,7 +12,7 @@ import apex
 from apex.calibration import coverage_of
 from apex.calibration.summary import layer_statistics, tensor_statistics
 from apex.errors import DataError, ImatrixError, OutputError, UsageError
-from apex.gguf import load_imatrix
+from apex.files import load_imatrix
 
 
 def in_order(rows: np.ndarray) -> np.ndarray:

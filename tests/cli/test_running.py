@@ -15,7 +15,7 @@ from support.commands import COMMAND, Apex, environment
 from support.language import write_hellaswag, write_text
 
 from apex import _core
-from apex.gguf import load_imatrix
+from apex.files import load_imatrix
 
 SMALL = ("-c", "64", "-b", "256")
 

@@ -28,7 +28,7 @@ from support import language  # noqa: E402
 import apex  # noqa: E402
 from apex import _core  # noqa: E402
 from apex.demo import write_demo_model  # noqa: E402
-from apex.gguf import load_imatrix  # noqa: E402
+from apex.files import load_imatrix  # noqa: E402
 
 TASKS = 120
 # A trained model that may lie beside the checkout.

@@ -13,7 +13,7 @@ from apex import _core
 from apex.calibration import CollectOptions, read_texts
 from apex.errors import RunError
 from apex.evaluation import EvalOptions, Evaluator
-from apex.gguf import load_imatrix
+from apex.files import load_imatrix
 from apex.inference import RunOptions, check_memory, load_model, make_context
 
 GIB = 1 << 30

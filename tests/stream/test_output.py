@@ -15,7 +15,7 @@ from support.llama import llama_tensors, write_llama
 
 import apex
 from apex.errors import DataError, ModelFileError, OutputError, UsageError
-from apex.streaming import run as streaming
+from apex.quantizing import run as streaming
 
 OPTIONS = {"file_type": "Q4_K_M"}
 

@@ -1,7 +1,7 @@
 """Runs a plan: reading, quantizing and writing overlap, in bounded memory."""
 
-from apex.streaming.result import DeviceUse, Progress, QuantizeResult, Timings
-from apex.streaming.run import DEFAULT_MAX_MEMORY, check_output, output_paths, quantize
+from apex.quantizing.result import DeviceUse, Progress, QuantizeResult, Timings
+from apex.quantizing.run import DEFAULT_MAX_MEMORY, check_output, output_paths, quantize
 
 __all__ = [
     "DEFAULT_MAX_MEMORY",

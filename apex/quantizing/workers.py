@@ -15,8 +15,8 @@ from apex import _core
 from apex.errors import DataError, DeviceError
 from apex.planning import PlannedTensor
 from apex.planning.planned import TENSOR_TYPES
-from apex.streaming.pieces import Piece, Slab
-from apex.streaming.result import DeviceUse, Timings
+from apex.quantizing.pieces import Piece, Slab
+from apex.quantizing.result import DeviceUse, Timings
 
 __all__ = ["DEVICE_SLOTS", "Gpu", "Limits", "Processor", "Slabs", "device_limits", "slot_bytes"]
 

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from apex import _core
 from apex.errors import ImatrixError, OutputError
-from apex.gguf.output import OutputFile, OutputSet
+from apex.files.output import OutputFile, OutputSet
 
 __all__ = ["ImportanceEntry", "ImportanceMatrix", "load_imatrix", "write_imatrix"]
 

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 from apex import _core
 from apex.cpu import cpu_info
 from apex.errors import DeviceError, OutputError, UsageError
-from apex.gguf import ModelFile, OutputSet, shard_path
+from apex.files import OutputSet
 from apex.gpu import choose_gpus
 from apex.planning import Plan, PlanOptions, plan
-from apex.streaming.pieces import CPU_SLABS, slab_bytes, split
-from apex.streaming.result import DeviceUse, Progress, QuantizeResult, Timings
-from apex.streaming.stream import Stream
-from apex.streaming.workers import DEVICE_SLOTS, Gpu, Processor, device_limits, slot_bytes
+from apex.quantizing.pieces import CPU_SLABS, slab_bytes, split
+from apex.quantizing.result import DeviceUse, Progress, QuantizeResult, Timings
+from apex.quantizing.stream import Stream
+from apex.quantizing.workers import DEVICE_SLOTS, Gpu, Processor, device_limits, slot_bytes
+from apex.sources import ModelFile, shard_path
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

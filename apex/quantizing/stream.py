@@ -20,11 +20,11 @@ import numpy as np
 
 from apex import _core
 from apex.errors import ModelFileError
-from apex.gguf import OutputSet
+from apex.files import OutputSet
 from apex.planning import Plan
-from apex.streaming.pieces import Piece, Slab, slab_room
-from apex.streaming.result import Progress, Timings
-from apex.streaming.workers import Gpu, Processor, Slabs
+from apex.quantizing.pieces import Piece, Slab, slab_room
+from apex.quantizing.result import Progress, Timings
+from apex.quantizing.workers import Gpu, Processor, Slabs
 
 __all__ = ["Stream"]
 
