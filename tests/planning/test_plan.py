@@ -91,49 +91,114 @@ def test_the_cost_of_a_fallback_by_hand(tmp_path: Path) -> None:
         apex.plan(tmp_path / "model.gguf", file_type="Q2_K", pure=True, strict=True)
 
 
-MISTAKES: list[tuple[dict[str, Any], type[ApexError], str]] = [
-    ({}, UsageError, "either a tier or a file type"),
-    ({"tier": "quality", "file_type": "Q8_0"}, UsageError, "one or the other"),
-    ({"tier": "qualty"}, UsageError, "no tier 'qualty'"),
-    ({"tier": "i-quality"}, ImatrixError, "i-quality needs an importance matrix"),
-    ({"tier": "micro"}, ImatrixError, "micro needs an importance matrix"),
-    ({"file_type": "Q4_K_X"}, UsageError, "no file type Q4_K_X"),
-    ({"file_type": "IQ2_XXS"}, ImatrixError, r"IQ2_XXS\)"),
-    ({"file_type": "Q4_K_M", "edge_layers": 2}, UsageError, "belong to a tier"),
-    ({"tier": "quality", "edge_layers": -1}, UsageError, "cannot be -1"),
-    ({"file_type": "Q8_0", "tensor_types": ["attn_q"]}, UsageError, "has no '='"),
-    ({"file_type": "Q8_0", "tensor_types": ["attn_q=Q9"]}, UsageError, "no type Q9"),
-    ({"file_type": "Q8_0", "tensor_types": ["attn_q=I32"]}, UsageError, "no type I32"),
-    ({"file_type": "Q8_0", "tensor_types": ["(=q8_0"]}, UsageError, "no regular expression"),
-    (
+# What is wrong, in words; the options, the error and what its message says.
+MISTAKES: dict[str, tuple[dict[str, Any], type[ApexError], str]] = {
+    "neither tier nor file type": ({}, UsageError, "either a tier or a file type"),
+    "both tier and file type": (
+        {"tier": "quality", "file_type": "Q8_0"},
+        UsageError,
+        "one or the other",
+    ),
+    "misspelt tier": ({"tier": "qualty"}, UsageError, "no tier 'qualty'"),
+    "i-tier without importance matrix": (
+        {"tier": "i-quality"},
+        ImatrixError,
+        "i-quality needs an importance matrix",
+    ),
+    "small tier without importance matrix": (
+        {"tier": "micro"},
+        ImatrixError,
+        "micro needs an importance matrix",
+    ),
+    "file type without importance matrix": ({"file_type": "IQ2_XXS"}, ImatrixError, r"IQ2_XXS\)"),
+    "unknown file type": ({"file_type": "Q4_K_X"}, UsageError, "no file type Q4_K_X"),
+    "widths of a file type": (
+        {"file_type": "Q4_K_M", "edge_layers": 2},
+        UsageError,
+        "belong to a tier",
+    ),
+    "negative width": ({"tier": "quality", "edge_layers": -1}, UsageError, "cannot be -1"),
+    "rule without a type": (
+        {"file_type": "Q8_0", "tensor_types": ["attn_q"]},
+        UsageError,
+        "has no '='",
+    ),
+    "rule of an unknown type": (
+        {"file_type": "Q8_0", "tensor_types": ["attn_q=Q9"]},
+        UsageError,
+        "no type Q9",
+    ),
+    "rule of a type of integers": (
+        {"file_type": "Q8_0", "tensor_types": ["attn_q=I32"]},
+        UsageError,
+        "no type I32",
+    ),
+    "rule that is not a regular expression": (
+        {"file_type": "Q8_0", "tensor_types": ["(=q8_0"]},
+        UsageError,
+        "no regular expression",
+    ),
+    "rule that matches no tensor": (
         {"file_type": "Q8_0", "tensor_types": ["nothing=q8_0"]},
         UsageError,
         r"match no tensor.*nothing",
     ),
-    ({"file_type": "F16", "tensor_types": ["attn_q=q8_0"]}, UsageError, "no effect"),
-    ({"file_type": "Q8_0", "tensor_type_file": "/no/such"}, UsageError, "cannot be read"),
-    ({"file_type": "Q8_0", "output_tensor_type": "Q7"}, UsageError, "--output-tensor-type"),
-    ({"file_type": "Q8_0", "token_embedding_type": "Q7"}, UsageError, "--token-embedding-type"),
-    (
+    "rule without effect": (
+        {"file_type": "F16", "tensor_types": ["attn_q=q8_0"]},
+        UsageError,
+        "no effect",
+    ),
+    "tensor-type file that is not there": (
+        {"file_type": "Q8_0", "tensor_type_file": "/no/such"},
+        UsageError,
+        "cannot be read",
+    ),
+    "unknown type of the output tensor": (
+        {"file_type": "Q8_0", "output_tensor_type": "Q7"},
+        UsageError,
+        "--output-tensor-type",
+    ),
+    "unknown type of the token embedding": (
+        {"file_type": "Q8_0", "token_embedding_type": "Q7"},
+        UsageError,
+        "--token-embedding-type",
+    ),
+    "override of the alignment": (
         {"file_type": "Q8_0", "overrides": {"general.alignment": 1}},
         UsageError,
         "cannot be overridden",
     ),
-    ({"file_type": "Q8_0", "overrides": {"a": 2**40}}, UsageError, "does not fit 32 bits"),
-    ({"file_type": "Q8_0", "overrides": {"k" * 200: 1}}, UsageError, "shorter than 128"),
-    (
+    "override by a number that is too large": (
+        {"file_type": "Q8_0", "overrides": {"a": 2**40}},
+        UsageError,
+        "does not fit 32 bits",
+    ),
+    "override of a key that is too long": (
+        {"file_type": "Q8_0", "overrides": {"k" * 200: 1}},
+        UsageError,
+        "shorter than 128",
+    ),
+    "shards both kept and made anew": (
         {"file_type": "Q8_0", "keep_split": True, "split_max_size": 9},
         UsageError,
         "kept or made anew",
     ),
-    ({"file_type": "Q8_0", "split_max_size": 0}, UsageError, "smaller than a byte"),
-    ({"file_type": "Q8_0", "imatrix": "/no/such"}, ImatrixError, "cannot be read"),
-]
+    "shards of no size": (
+        {"file_type": "Q8_0", "split_max_size": 0},
+        UsageError,
+        "smaller than a byte",
+    ),
+    "importance matrix that is not there": (
+        {"file_type": "Q8_0", "imatrix": "/no/such"},
+        ImatrixError,
+        "cannot be read",
+    ),
+}
 
 
-@pytest.mark.parametrize("index", range(len(MISTAKES)))
-def test_a_mistake_is_one_sentence_with_a_hint(model: Path, index: int) -> None:
-    options, kind, message = MISTAKES[index]
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_sentence_with_a_hint(model: Path, mistake: str) -> None:
+    options, kind, message = MISTAKES[mistake]
     with pytest.raises(kind, match=message) as caught:
         apex.plan(model, **options)
     assert caught.value.hint
