@@ -14,13 +14,14 @@ ROOT = Path(__file__).parents[1]
 PYTHON = {
     "errors": set(),
     "cpu": {"errors", "_core"},
+    "types": {"_core"},
     "policy": {"errors"},
-    "sources": {"errors", "_core"},
+    "sources": {"errors", "types", "_core"},
     "files": {"errors", "_core"},
-    "planning": {"errors", "policy", "sources", "files", "_core"},
+    "planning": {"errors", "policy", "sources", "files", "types", "_core"},
     "gpu": {"errors", "_core"},
-    "quantizing": {"cpu", "errors", "sources", "files", "gpu", "planning", "_core"},
-    "verification": {"errors", "policy", "sources", "files", "planning", "_core"},
+    "quantizing": {"cpu", "errors", "sources", "files", "gpu", "planning", "types", "_core"},
+    "verification": {"errors", "policy", "sources", "files", "planning", "types", "_core"},
     "inference": {"cpu", "errors", "sources", "_core"},
     "calibration": {"cpu", "errors", "sources", "files", "inference", "_core"},
     "evaluation": {

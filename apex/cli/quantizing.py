@@ -51,7 +51,7 @@ def quantize(
     """Quantize a model. Everything is checked before the first byte is written."""
     import apex
     from apex.gpu import choose_gpus
-    from apex.quantizing import check_output, output_paths
+    from apex.quantizing import check_plan_outputs
 
     memory = options.parse_size(max_memory, "--max-memory")
     devices = options.parse_devices(device)
@@ -63,10 +63,11 @@ def quantize(
             if dry_run
             else _matrix_beside(model, wanted, out, overwrite, quiet)
         )
-    todo = apex.plan(model, **wanted)
+    source = apex.open_model(model)
+    todo = apex.plan(source, **wanted)
     if dry_run:
-        todo.model.require_data()
-        check_output(todo, output_paths(todo, out), overwrite=overwrite)
+        source.require_data()
+        check_plan_outputs([todo], [out], overwrite=overwrite)
         if json:
             output.print_json(todo.to_dict())
         elif not quiet:
@@ -79,6 +80,7 @@ def quantize(
         result = apex.quantize(
             todo,
             out,
+            source=source,
             threads=threads,
             max_memory=memory,
             overwrite=overwrite,
@@ -104,7 +106,7 @@ def _matrix_beside(
     """
     import apex
     from apex.calibration.automatic import calibrate_beside, expected_matrix, matrix_beside
-    from apex.quantizing import check_output, output_paths
+    from apex.quantizing import check_plan_outputs
 
     model = apex.open_model(path)
     found = matrix_beside(model)
@@ -115,8 +117,8 @@ def _matrix_beside(
     expecting = wanted.copy()
     expecting["imatrix"] = expected
     todo = apex.plan(model, **expecting)
-    todo.model.require_data()
-    check_output(todo, output_paths(todo, out), overwrite=overwrite)
+    model.require_data()
+    check_plan_outputs([todo], [out], overwrite=overwrite)
     if not quiet:
         output.say(f"making {expected.path} from the built-in texts")
     with showing_calibration(quiet) as progress:

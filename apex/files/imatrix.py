@@ -6,10 +6,11 @@ quantizing may use.
 
 from __future__ import annotations
 
+import hashlib
 import mmap
 import os
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from apex import _core
-from apex.errors import ImatrixError, OutputError
+from apex.errors import ImatrixError
+from apex.files.checks import check_output
 from apex.files.output import OutputFile, OutputSet
 
 __all__ = ["ImportanceEntry", "ImportanceMatrix", "load_imatrix", "write_imatrix"]
@@ -83,6 +85,7 @@ class ImportanceMatrix:
         is_legacy: whether the file is a .dat.
         chunk_size: tokens of a chunk, 0 if unknown.
         notes: further metadata of the file, by key.
+        content: the whole file, mapped; empty for a matrix that is not in a file.
     """
 
     path: str
@@ -92,6 +95,12 @@ class ImportanceMatrix:
     is_legacy: bool
     chunk_size: int = 0
     notes: Mapping[str, Any] = field(default_factory=dict)
+    content: mmap.mmap | bytes = field(default=b"", repr=False, compare=False)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the file, in hexadecimal; empty for a matrix that is not in a file."""
+        return hashlib.sha256(self.content).hexdigest() if len(self.content) else ""
 
 
 def load_imatrix(path: str | os.PathLike[str]) -> ImportanceMatrix:
@@ -153,6 +162,7 @@ def _load_gguf(name: str, data: mmap.mmap) -> ImportanceMatrix:
         is_legacy=False,
         chunk_size=_key(header, "imatrix.chunk_size", int, 0),
         notes={key: header.get(key) for key in header.keys() if key.startswith("apex.")},  # noqa: SIM118
+        content=data,
     )
 
 
@@ -222,7 +232,7 @@ def _load_legacy(name: str, data: mmap.mmap) -> ImportanceMatrix:
             f"{name} is no importance matrix, or is truncated.",
             "give a file that llama-imatrix wrote, in GGUF form or as .dat",
         ) from None
-    return ImportanceMatrix(name, entries, datasets, chunk_count, is_legacy=True)
+    return ImportanceMatrix(name, entries, datasets, chunk_count, is_legacy=True, content=data)
 
 
 def write_imatrix(
@@ -235,13 +245,14 @@ def write_imatrix(
     legacy: bool = False,
     overwrite: bool = False,
     notes: Mapping[str, str | int] | None = None,
+    inputs: Iterable[str | os.PathLike[str]] = (),
 ) -> Path:
     """Write an importance matrix as llama-imatrix does, whole or not at all; returns the path.
 
-    legacy: the .dat form. notes: further keys of the GGUF form. Raises OutputError.
+    legacy: the .dat form. notes: further keys of the GGUF form. inputs: files that were read for it
+    and must not be replaced, as for ``check_output``. Raises OutputError.
     """
-    if path.exists() and not overwrite:
-        raise OutputError(f"{path} exists.", "use --overwrite to replace it, or another name")
+    check_output([path], inputs, overwrite=overwrite)
     with OutputSet([path]) as output:
         if legacy:
             _write_legacy(output.files[0], entries, datasets, chunk_count, chunk_size)

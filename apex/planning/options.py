@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TypedDict, Union
 
 from apex.files import ImportanceMatrix
+from apex.policy import is_tier
 
-__all__ = ["COPY", "MetadataValue", "PlanOptions"]
+__all__ = ["COPY", "MetadataValue", "PlanOptions", "files_read"]
 
 # The file type that keeps every tensor as it is, as llama-quantize calls it.
 COPY = "COPY"
@@ -27,6 +29,8 @@ class PlanOptions(TypedDict, total=False):
         tensor_types: rules "regex=type", as llama-quantize reads them; the first match wins, and
             wins over the tier.
         tensor_type_file: a file of such rules, which come after those of ``tensor_types``.
+        types: types of single tensors by name; a rule wins over them, and they win over the tier.
+        types_origin: where ``types`` come from, for the reason that the plan gives.
         output_tensor_type, token_embedding_type: the type of output.weight, of token_embd.weight.
         pure: no mixture: the file type's own type for every tensor.
         leave_output_tensor: keep output.weight as it is.
@@ -46,6 +50,8 @@ class PlanOptions(TypedDict, total=False):
     near_layers: int | None
     tensor_types: Sequence[str]
     tensor_type_file: str | os.PathLike[str] | None
+    types: Mapping[str, str]
+    types_origin: str
     output_tensor_type: str | None
     token_embedding_type: str | None
     pure: bool
@@ -56,3 +62,12 @@ class PlanOptions(TypedDict, total=False):
     keep_split: bool
     split_max_size: int | None
     sizes_only: bool
+
+
+def files_read(options: PlanOptions) -> tuple[Path, ...]:
+    """The files that options name: a recipe, an importance matrix, rules for types."""
+    tier, matrix = options.get("tier"), options.get("imatrix")
+    recipe = None if tier is None or is_tier(tier) else tier
+    matrix_path = matrix.path if isinstance(matrix, ImportanceMatrix) else matrix
+    named = (recipe, matrix_path, options.get("tensor_type_file"))
+    return tuple(Path(path) for path in named if path is not None)

@@ -87,7 +87,7 @@ def test_the_cost_of_a_fallback_by_hand(tmp_path: Path) -> None:
     assert (fallback.wanted, fallback.type) == ("Q2_K", "Q4_0")
     # 96 weights are 3 blocks of 18 bytes; 96 of 256 weights at 84 bytes would be 31.5.
     assert fallback.fallback_bytes == 256 * 3 * 18 - 256 * 96 * 84 // 256
-    with pytest.raises(PlanError, match=r"1 tensor have rows .*ffn_down.*Q2_K -> Q4_0"):
+    with pytest.raises(PlanError, match=r"1 tensor has rows .*ffn_down.*Q2_K -> Q4_0"):
         apex.plan(tmp_path / "model.gguf", file_type="Q2_K", pure=True, strict=True)
 
 
