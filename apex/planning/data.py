@@ -261,7 +261,7 @@ class Plan:
         return "\n".join([*lines, ""])
 
     def to_dict(self) -> dict[str, Any]:
-        """The plan as data for JSON, sizes in bytes; with sums for whoever only wants to read it."""
+        """The plan as data for JSON, sizes in bytes; with sums for reading."""
         return {
             "format": PLAN_FORMAT,
             "version": PLAN_VERSION,

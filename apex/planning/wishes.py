@@ -102,10 +102,14 @@ def _matches(names: Sequence[str], rules: Sequence[TensorTypeRule]) -> tuple[lis
         )
     if not absent:
         return matches, ""
+    patterns = listed([rule.pattern for rule in absent])
+    if len(absent) == 1:
+        return matches, (
+            f"A rule of {absent[0].source} is for a tensor that its layer lacks: {patterns}."
+        )
     return matches, (
-        f"{count(len(absent), 'rule')} of {absent[0].source} "
-        f"{'names a tensor that its layer does' if len(absent) == 1 else 'name tensors that their layers do'}"
-        f" not have: {listed([rule.pattern for rule in absent])}."
+        f"{len(absent)} rules of {absent[0].source} are for tensors that their layers lack: "
+        f"{patterns}."
     )
 
 

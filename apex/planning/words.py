@@ -8,14 +8,14 @@ from difflib import get_close_matches
 __all__ = ["closest", "count", "listed"]
 
 _NAMES_SHOWN = 12
+_SINGULAR = {"": "", "are": "is", "have": "has", "match": "matches", "use": "uses"}
 
 
 def count(number: int, noun: str, verb: str = "") -> str:
-    """ "1 tensor has", "2 tensors have": a number, a noun and, in its plural form, a verb."""
-    singular = {"have": "has", "are": "is", "use": "uses", "match": "matches", "name": "names"}
-    if number == 1:
-        return f"1 {noun} {singular[verb]}" if verb else f"1 {noun}"
-    return f"{number} {noun}s {verb}" if verb else f"{number} {noun}s"
+    """A number and its noun, with a verb in its plural form: 1 tensor has, 2 tensors have."""
+    if number != 1:
+        return f"{number} {noun}s {verb}".rstrip()
+    return f"1 {noun} {_SINGULAR[verb]}".rstrip()
 
 
 def listed(names: Sequence[str]) -> str:
