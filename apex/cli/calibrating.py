@@ -305,8 +305,9 @@ def merge(
 ) -> None:
     """Add up importance matrices, in GGUF form or .dat; one alone is converted."""
     from apex.calibration import Imatrix
-    from apex.files import load_imatrix
+    from apex.files import check_output, load_imatrix
 
+    check_output([out], files, overwrite=overwrite)
     loaded = [load_imatrix(path) for path in files]
     sizes = {matrix.chunk_size for matrix in loaded if matrix.chunk_size}
     if chunk_size is None and len(sizes) > 1:
@@ -418,8 +419,7 @@ def calibration(
 ) -> None:
     """List the built-in calibration texts, or export them. Chats are exported as ChatML."""
     from apex.calibration import BUILT_IN, built_in_text
-    from apex.errors import OutputError
-    from apex.files import OutputSet
+    from apex.files import OutputSet, check_output
 
     if export is None:
         rows = output.table("Built-in texts", ("name", "characters", "what"), ("characters",))
@@ -432,9 +432,7 @@ def calibration(
         output.print_table(rows)
         return
     paths = [export / f"{name}.txt" for name in BUILT_IN]
-    taken = [path for path in paths if path.exists()]
-    if taken and not overwrite:
-        raise OutputError(f"{taken[0]} exists.", "use --overwrite to replace it")
+    check_output(paths, overwrite=overwrite)
     with OutputSet(paths) as files:
         for name, file in zip(BUILT_IN, files.files, strict=True):
             file.write(built_in_text(name).encode())

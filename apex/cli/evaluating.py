@@ -11,7 +11,6 @@ import typer
 
 from apex.cli import options, output, running
 from apex.cli.progress import showing_stages
-from apex.errors import OutputError
 
 if TYPE_CHECKING:
     from apex.evaluation import EvalProgress, Evaluator, Measured, ModelResult
@@ -156,10 +155,9 @@ def evaluate(
     Models are compared with a reference chunk by chunk, both open: no logits file is needed.
     """
     from apex.evaluation import EvalOptions, Evaluator, SpeedOptions
+    from apex.files import check_output
 
-    for path in (out, write_base):
-        if path is not None and path.exists() and not overwrite:
-            raise OutputError(f"{path} exists.", "use --overwrite to replace it")
+    task_files = (*(hellaswag or ()), *(winogrande or ()), *(multiple_choice or ()))
     evaluator = Evaluator(
         models or [],
         EvalOptions(
@@ -179,6 +177,14 @@ def evaluate(
         reference=reference,
         base=base,
         write_base=write_base,
+    )
+    check_output(
+        [path for path in (out, write_base) if path is not None],
+        [
+            *(shard for result in evaluator.results for shard in result.file.files),
+            *(path for path in (file, base, *task_files) if path is not None),
+        ],
+        overwrite=overwrite,
     )
     interrupted = False
     try:

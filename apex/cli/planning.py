@@ -12,7 +12,7 @@ import typer
 
 from apex.cli import options, output
 from apex.cli.calibrating import planned_matrix
-from apex.errors import OutputError, UsageError
+from apex.errors import UsageError
 
 if TYPE_CHECKING:
     from apex import ModelFile, Plan, Recipe
@@ -50,6 +50,7 @@ def plan(
         Optional[Path],
         typer.Option(metavar="FILE", help="Write the types as a file for llama-quantize."),
     ] = None,
+    overwrite: options.Overwrite = False,
     json: options.Json = False,
 ) -> None:
     """Show what would be written: types, reasons and sizes. Reads headers only."""
@@ -67,7 +68,7 @@ def plan(
         return
     todo = apex.plan(model, **chosen)
     if export is not None:
-        _export(todo, export)
+        _export(todo, export, chosen, overwrite)
     if json:
         output.print_json(todo.to_dict())
         return
@@ -146,18 +147,17 @@ def _print_tensors(todo: Plan) -> None:
     output.print_table(rows)
 
 
-def _export(todo: Plan, path: Path) -> None:
+def _export(todo: Plan, path: Path, chosen: PlanOptions, overwrite: bool) -> None:
+    from apex.files import OutputSet, check_output
+    from apex.planning import files_read
+
     text = todo.tensor_type_file()
     if not text.strip():
         raise UsageError("There is nothing to export: no tensor changes.", "choose a tier")
-    try:
-        if path.is_file():
-            raise OutputError(f"{path} exists already.", "choose another name, or remove it")
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise OutputError(
-            f"{path} cannot be written: {error.strerror}.", "check the path"
-        ) from None
+    check_output([path], (*todo.model.files, *files_read(chosen)), overwrite=overwrite)
+    with OutputSet([path]) as output_set:
+        output_set.files[0].write(text.encode())
+        output_set.commit()
     imatrix = f"--imatrix {shlex.quote(todo.imatrix.path)} " if todo.imatrix else ""
     output.say(
         f"wrote {path}; llama-quantize makes the same types with the base {todo.file_type}: "

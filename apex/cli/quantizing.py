@@ -51,7 +51,8 @@ def quantize(
     """Quantize a model. Everything is checked before the first byte is written."""
     import apex
     from apex.gpu import choose_gpus
-    from apex.quantizing import check_output, output_paths
+    from apex.planning import files_read
+    from apex.quantizing import check_plan_output, output_paths
 
     memory = options.parse_size(max_memory, "--max-memory")
     devices = options.parse_devices(device)
@@ -64,9 +65,9 @@ def quantize(
             else _matrix_beside(model, wanted, out, overwrite, quiet)
         )
     todo = apex.plan(model, **wanted)
+    check_plan_output(todo, output_paths(todo, out), files_read(wanted), overwrite=overwrite)
     if dry_run:
         todo.model.require_data()
-        check_output(todo, output_paths(todo, out), overwrite=overwrite)
         if json:
             output.print_json(todo.to_dict())
         elif not quiet:
@@ -104,7 +105,8 @@ def _matrix_beside(
     """
     import apex
     from apex.calibration.automatic import calibrate_beside, expected_matrix, matrix_beside
-    from apex.quantizing import check_output, output_paths
+    from apex.planning import files_read
+    from apex.quantizing import check_plan_output, output_paths
 
     model = apex.open_model(path)
     found = matrix_beside(model)
@@ -116,7 +118,7 @@ def _matrix_beside(
     expecting["imatrix"] = expected
     todo = apex.plan(model, **expecting)
     todo.model.require_data()
-    check_output(todo, output_paths(todo, out), overwrite=overwrite)
+    check_plan_output(todo, output_paths(todo, out), files_read(expecting), overwrite=overwrite)
     if not quiet:
         output.say(f"making {expected.path} from the built-in texts")
     with showing_calibration(quiet) as progress:

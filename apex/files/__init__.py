@@ -1,7 +1,8 @@
-"""Files that apex writes and reads beside models: atomic outputs, importance matrices."""
+"""Files that apex writes and reads beside models: checks, atomic outputs, importance matrices."""
 
 from __future__ import annotations
 
+from apex.files.checks import check_output
 from apex.files.imatrix import ImportanceEntry, ImportanceMatrix, load_imatrix, write_imatrix
 from apex.files.output import OutputFile, OutputSet
 
@@ -10,6 +11,7 @@ __all__ = [
     "ImportanceMatrix",
     "OutputFile",
     "OutputSet",
+    "check_output",
     "load_imatrix",
     "write_imatrix",
 ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import mmap
 import os
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from apex import _core
-from apex.errors import ImatrixError, OutputError
+from apex.errors import ImatrixError
+from apex.files.checks import check_output
 from apex.files.output import OutputFile, OutputSet
 
 __all__ = ["ImportanceEntry", "ImportanceMatrix", "load_imatrix", "write_imatrix"]
@@ -235,13 +236,14 @@ def write_imatrix(
     legacy: bool = False,
     overwrite: bool = False,
     notes: Mapping[str, str | int] | None = None,
+    inputs: Iterable[str | os.PathLike[str]] = (),
 ) -> Path:
     """Write an importance matrix as llama-imatrix does, whole or not at all; returns the path.
 
-    legacy: the .dat form. notes: further keys of the GGUF form. Raises OutputError.
+    legacy: the .dat form. notes: further keys of the GGUF form. inputs: files that were read for it
+    and must not be replaced, as for ``check_output``. Raises OutputError.
     """
-    if path.exists() and not overwrite:
-        raise OutputError(f"{path} exists.", "use --overwrite to replace it, or another name")
+    check_output([path], inputs, overwrite=overwrite)
     with OutputSet([path]) as output:
         if legacy:
             _write_legacy(output.files[0], entries, datasets, chunk_count, chunk_size)

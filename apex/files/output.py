@@ -156,6 +156,10 @@ def output_error(error: OSError, path: Path) -> OutputError:
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return OutputError(f"{path} cannot be written: {error.strerror}.", "write elsewhere")
+    if error.errno == errno.ENAMETOOLONG:
+        return OutputError(
+            f"The name {path.name} is too long for the file system.", "choose a shorter name"
+        )
     return OutputError(
         f"Writing {path} failed: {error.strerror or error}.", "check the disk and the path"
     )

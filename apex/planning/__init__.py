@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from apex.planning.options import PlanOptions
+from apex.planning.options import PlanOptions, files_read
 from apex.planning.planned import Plan, PlannedFile, PlannedTensor, RoleTotal
 from apex.planning.planner import plan
 
-__all__ = ["Plan", "PlanOptions", "PlannedFile", "PlannedTensor", "RoleTotal", "plan"]
+__all__ = ["Plan", "PlanOptions", "PlannedFile", "PlannedTensor", "RoleTotal", "files_read", "plan"]

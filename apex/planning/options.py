@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TypedDict, Union
 
 from apex.files import ImportanceMatrix
+from apex.policy import is_tier
 
-__all__ = ["COPY", "MetadataValue", "PlanOptions"]
+__all__ = ["COPY", "MetadataValue", "PlanOptions", "files_read"]
 
 # The file type that keeps every tensor as it is, as llama-quantize calls it.
 COPY = "COPY"
@@ -56,3 +58,12 @@ class PlanOptions(TypedDict, total=False):
     keep_split: bool
     split_max_size: int | None
     sizes_only: bool
+
+
+def files_read(options: PlanOptions) -> tuple[Path, ...]:
+    """The files that options name: a recipe, an importance matrix, rules for types."""
+    tier, matrix = options.get("tier"), options.get("imatrix")
+    recipe = None if tier is None or is_tier(tier) else tier
+    matrix_path = matrix.path if isinstance(matrix, ImportanceMatrix) else matrix
+    named = (recipe, matrix_path, options.get("tensor_type_file"))
+    return tuple(Path(path) for path in named if path is not None)

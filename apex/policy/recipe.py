@@ -28,7 +28,7 @@ else:
 
     import tomli as tomllib
 
-__all__ = ["Recipe", "load_recipe", "recipe_text", "tiers"]
+__all__ = ["Recipe", "is_tier", "load_recipe", "recipe_text", "tiers"]
 
 
 @dataclass(frozen=True)
@@ -90,14 +90,17 @@ def load_recipe(name_or_path: str | os.PathLike[str]) -> Recipe:
     one. Raises UsageError if there is no such tier or file, or if the file is not a valid recipe.
     """
     name = os.fspath(name_or_path).lower()
-    may_be_tier = isinstance(name_or_path, str)
-    if may_be_tier and name.removeprefix("i-") in (*_WITH_OR_WITHOUT, *_ALWAYS_WITH):
+    if is_tier(name_or_path):
         return _load_tier(name)
     path = Path(name_or_path)
     try:
         content = path.read_bytes()
     except (OSError, ValueError) as error:
-        if may_be_tier and not name.endswith(".toml") and path.name == name_or_path:
+        if (
+            isinstance(name_or_path, str)
+            and not name.endswith(".toml")
+            and path.name == name_or_path
+        ):
             valid = [recipe.name for recipe in tiers()]
             raise UsageError(
                 f"There is no tier {name_or_path!r}.",
@@ -108,6 +111,12 @@ def load_recipe(name_or_path: str | os.PathLike[str]) -> Recipe:
             f"The recipe {path} cannot be read: {reason}.", "name a tier or a .toml file"
         ) from None
     return _Reader(str(path)).recipe(path.stem, content)
+
+
+def is_tier(name_or_path: str | os.PathLike[str]) -> bool:
+    """Whether ``load_recipe`` takes this as the name of a tier, not as that of a file."""
+    name = os.fspath(name_or_path).lower().removeprefix("i-")
+    return isinstance(name_or_path, str) and name in (*_WITH_OR_WITHOUT, *_ALWAYS_WITH)
 
 
 def recipe_text(name: str) -> str:

@@ -1,7 +1,7 @@
 """Runs a plan: reading, quantizing and writing overlap, in bounded memory."""
 
 from apex.quantizing.result import DeviceUse, Progress, QuantizeResult, Timings
-from apex.quantizing.run import DEFAULT_MAX_MEMORY, check_output, output_paths, quantize
+from apex.quantizing.run import DEFAULT_MAX_MEMORY, check_plan_output, output_paths, quantize
 
 __all__ = [
     "DEFAULT_MAX_MEMORY",
@@ -9,7 +9,7 @@ __all__ = [
     "Progress",
     "QuantizeResult",
     "Timings",
-    "check_output",
+    "check_plan_output",
     "output_paths",
     "quantize",
 ]

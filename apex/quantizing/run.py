@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from apex import _core
 from apex.cpu import cpu_info
-from apex.errors import DeviceError, OutputError, UsageError
-from apex.files import OutputSet
+from apex.errors import DeviceError, UsageError
+from apex.files import OutputSet, check_output
 from apex.gpu import choose_gpus
-from apex.planning import Plan, PlanOptions, plan
+from apex.planning import Plan, PlanOptions, files_read, plan
 from apex.quantizing.pieces import CPU_SLABS, slab_bytes, split
 from apex.quantizing.result import DeviceUse, Progress, QuantizeResult, Timings
 from apex.quantizing.stream import Stream
@@ -24,7 +23,7 @@ from apex.sources import ModelFile, shard_path
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = ["DEFAULT_MAX_MEMORY", "check_output", "output_paths", "quantize"]
+__all__ = ["DEFAULT_MAX_MEMORY", "check_plan_output", "output_paths", "quantize"]
 
 DEFAULT_MAX_MEMORY = 2 << 30
 
@@ -81,7 +80,7 @@ def quantize(
     chosen = choose_gpus(backend, devices)
     todo.model.require_data()
     paths = output_paths(todo, Path(output))
-    check_output(todo, paths, overwrite=overwrite)
+    check_plan_output(todo, paths, files_read(options), overwrite=overwrite)
     timings = Timings()
     if todo.is_verbatim:
         _copy(todo.model, paths, timings)
@@ -171,32 +170,17 @@ def output_paths(todo: Plan, output: Path) -> tuple[Path, ...]:
     return tuple(shard_path(output, index, count) for index in range(count))
 
 
-def check_output(todo: Plan, paths: tuple[Path, ...], *, overwrite: bool) -> None:
-    """Raise OutputError unless the output can be written: free, elsewhere, with enough space."""
-    for path in paths:
-        for source in todo.model.files:
-            if path.exists() and path.samefile(source):
-                raise OutputError(f"The output {path} is the input itself.", "choose another name")
-        if path.is_dir():
-            raise OutputError(f"{path} is a folder.", "give the name of a file")
-        if path.exists() and not path.is_file():
-            raise OutputError(f"{path} is no regular file.", "give the name of a file")
-        if path.exists() and not overwrite:
-            raise OutputError(f"{path} exists already.", "choose another name, or use --overwrite")
-    folder = paths[0].parent
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    if not folder.is_dir():
-        raise OutputError(f"{folder} is not a folder.", "choose another output")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise OutputError(f"The folder {folder} is read-only.", "write elsewhere")
-    free = shutil.disk_usage(folder).free
-    if free < todo.file_bytes:
-        raise OutputError(
-            f"The disk of {folder} has {free / 2**30:.2f} GiB free, the output needs "
-            f"{todo.file_bytes / 2**30:.2f} GiB.",
-            "free some space or write elsewhere",
-        )
+def check_plan_output(
+    todo: Plan, paths: tuple[Path, ...], inputs: Iterable[Path] = (), *, overwrite: bool
+) -> None:
+    """Raise OutputError unless a plan's files can be written: free, elsewhere, with enough space.
+
+    inputs: files that the plan was made with, beside the model and its importance matrix.
+    """
+    read = [*todo.model.files, *inputs]
+    if todo.imatrix is not None:
+        read.append(Path(todo.imatrix.path))
+    check_output(paths, read, overwrite=overwrite, size=todo.file_bytes)
 
 
 def _copy(model: ModelFile, paths: tuple[Path, ...], timings: Timings) -> None:
