@@ -54,7 +54,8 @@ def inspect(given: InspectArguments) -> None:
 def _open(path: Path) -> tuple[ModelFile, str]:
     """The model; or, where it cannot be quantized, its file as it is and what is wrong with it."""
     from apex import _core, open_model
-    from apex.sources import ModelFile, Tensor
+    from apex.sources import ModelFile
+    from apex.sources.gguf import tensor_table
 
     try:
         return open_model(path), ""
@@ -64,16 +65,8 @@ def _open(path: Path) -> tuple[ModelFile, str]:
             all(header.keys())
         except (ValueError, OSError):
             raise error from None
-        tensors = tuple(
-            Tensor(
-                info.name, info.shape, info.type, info.bytes, 0, header.data_offset + info.offset
-            )
-            for info in header.tensors()
-        )
-        missing = tuple(
-            tensor for tensor in tensors if tensor.offset + tensor.bytes > header.file_bytes
-        )
-        return ModelFile(path, (path,), header, tensors, missing), error.message
+        tensors, offsets, missing = tensor_table([path], [header])
+        return ModelFile(path, (path,), (header,), tensors, offsets, missing), error.message
 
 
 def _layout(model: ModelFile) -> Layout | None:

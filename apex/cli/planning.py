@@ -55,7 +55,7 @@ def plan(given: ShowPlanArguments) -> None:
         return
     plan = _plan_or_sizes(given, chosen, printer)
     if given.export is not None:
-        _export(plan, given.export, chosen, printer, overwrite=given.overwrite)
+        _export(plan, given.export, printer, overwrite=given.overwrite)
     printer.data(plan.to_dict)
     if given.tensors:
         _print_tensors(plan, printer)
@@ -166,16 +166,13 @@ def _print_tensors(plan: Plan, printer: Printer) -> None:
     printer.table(table)
 
 
-def _export(
-    plan: Plan, path: Path, chosen: PlanOptions, printer: Printer, *, overwrite: bool
-) -> None:
+def _export(plan: Plan, path: Path, printer: Printer, *, overwrite: bool) -> None:
     from apex.files import OutputSet, check_output
-    from apex.planning import files_read
 
     text = plan.tensor_type_file()
     if not text.strip():
         raise UsageError("There is nothing to export: no tensor changes.", "choose a tier")
-    check_output([path], (*plan.model.files, *files_read(chosen)), overwrite=overwrite)
+    check_output([path], plan.inputs, overwrite=overwrite)
     with OutputSet([path]) as output_set:
         output_set.files[0].write(text.encode())
         output_set.commit()

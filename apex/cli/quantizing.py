@@ -27,7 +27,7 @@ from apex.cli.verifying import compare, print_report, require_sound
 from apex.errors import UsageError
 
 if TYPE_CHECKING:
-    from apex import Plan, QuantizeResult, VerifyReport
+    from apex import QuantizeResult, VerifyReport
     from apex.calibration import CollectOptions
     from apex.planning import PlanOptions
 
@@ -138,6 +138,7 @@ def quantize(given: QuantizeArguments) -> None:
     """Quantize a model. Everything is checked before the first byte is written."""
     import apex
     from apex.gpu import choose_gpus
+    from apex.quantizing import check_plan_outputs
 
     printer = Printer(quiet=given.quiet, json=given.json)
     memory = parse_size(given.max_memory, "--max-memory")
@@ -151,10 +152,11 @@ def quantize(given: QuantizeArguments) -> None:
             wanted["imatrix"] = planned_matrix(given.model, printer)
         else:
             wanted["imatrix"], made = _matrix_beside(given, wanted, collect_options, printer)
-    plan = apex.plan(given.model, **wanted)
-    _check(plan, given, wanted)
+    source = apex.open_model(given.model)
+    plan = apex.plan(source, **wanted)
+    check_plan_outputs([plan], [given.out], overwrite=given.overwrite)
     if given.dry_run:
-        plan.model.require_data()
+        source.require_data()
         printer.data(plan.to_dict)
         print_plan(plan, printer)
         return
@@ -170,6 +172,7 @@ def quantize(given: QuantizeArguments) -> None:
             overwrite=given.overwrite,
             backend=given.backend,
             devices=devices,
+            source=source,
             progress=lambda step: advance(step.done_bytes, step.total_bytes, step.tensor),
         )
     for text in result.notes:
@@ -192,15 +195,6 @@ def _verify(
         return compare(result.paths[0], given.model, path, given.threads, printer)
 
 
-def _check(plan: Plan, given: QuantizeArguments, wanted: PlanOptions) -> None:
-    """Raise OutputError unless the output can be written."""
-    from apex.planning import files_read
-    from apex.quantizing import check_plan_output, output_paths
-
-    paths = output_paths(plan, given.out)
-    check_plan_output(plan, paths, files_read(wanted), overwrite=given.overwrite)
-
-
 def _matrix_beside(
     given: QuantizeArguments,
     wanted: PlanOptions,
@@ -213,6 +207,7 @@ def _matrix_beside(
     """
     import apex
     from apex.calibration.automatic import calibrate_beside, expected_matrix, matrix_beside
+    from apex.quantizing import check_plan_outputs
 
     model = apex.open_model(given.model)
     found = matrix_beside(model)
@@ -223,8 +218,8 @@ def _matrix_beside(
     expecting = wanted.copy()
     expecting["imatrix"] = expected
     plan = apex.plan(model, **expecting)
-    plan.model.require_data()
-    _check(plan, given, expecting)
+    model.require_data()
+    check_plan_outputs([plan], [given.out], overwrite=given.overwrite)
     printer.say(f"making {expected.path} from the built-in texts")
     with showing_calibration(printer) as progress:
         path, result = calibrate_beside(model, options=collect_options, progress=progress)
