@@ -243,7 +243,7 @@ def _print(evaluator: Evaluator, out: Path | None, printer: Printer) -> None:
                 printer.note(f"{result.name}: {text}")
     from apex.inference import peak_memory
 
-    printer.line(f"{evaluator.seconds:.1f} s, peak memory {output.mib(peak_memory())} MiB")
+    printer.line(f"{evaluator.seconds:.1f} s, peak memory {output.size(peak_memory())}")
     if out is not None:
         printer.line(f"wrote {out}")
 
@@ -320,8 +320,7 @@ def _print_speed(results: list[ModelResult], printer: Printer) -> None:
 
 
 def _size(result: ModelResult) -> Iterator[str]:
-    size = result.file_bytes
-    yield f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
+    yield output.size(result.file_bytes)
     yield f"{8 * result.file.bytes / max(result.file.weights, 1):.3f}"
 
 

@@ -109,17 +109,17 @@ def _clip(text: str) -> str:
 
 
 def _print_tensors(model: ModelFile, layout: Layout | None, printer: Printer) -> None:
-    table = Table("Tensors", ("tensor", "role", "shape", "type", "MiB"), ("MiB",))
+    table = Table("Tensors", ("tensor", "role", "shape", "type", "size"), ("size",))
     for tensor in model.tensors:
         shape = " x ".join(map(str, tensor.shape))
         role = _role(tensor, layout) or ""
-        table.add(tensor.name, role, shape, tensor.type, output.mib(tensor.bytes))
+        table.add(tensor.name, role, shape, tensor.type, output.size(tensor.bytes))
     printer.table(table)
 
 
 def _print_summary(model: ModelFile, layout: Layout | None, printer: Printer) -> None:
     """A line per role, or per type where there are no roles."""
-    numbers = ("tensors", "weights", "MiB", "bits/weight")
+    numbers = ("tensors", "weights", "size", "bits/weight")
     first = ("role", "types") if layout else ("type",)
     table = Table(f"{model.path.name}: {_facts(model, layout)}", (*first, *numbers), numbers)
     groups: dict[str, list[Tensor]] = defaultdict(list)
@@ -142,9 +142,9 @@ def _ordered(names: Any) -> list[str]:
 
 def _sums(tensors: Any) -> tuple[str, ...]:
     weights = sum(tensor.weights for tensor in tensors)
-    size = sum(tensor.bytes for tensor in tensors)
-    bits = f"{8 * size / weights:.2f}" if weights else ""
-    return str(len(tensors)), f"{weights:,}", output.mib(size), bits
+    total = sum(tensor.bytes for tensor in tensors)
+    bits = f"{8 * total / weights:.2f}" if weights else ""
+    return str(len(tensors)), f"{weights:,}", output.size(total), bits
 
 
 def _facts(model: ModelFile, layout: Layout | None) -> str:
