@@ -13,6 +13,8 @@ from support.oracle import same_bytes
 import apex
 from apex import _core
 
+pytestmark = pytest.mark.xdist_group("ggml")
+
 MODELS = architectures()
 FILE_TYPES = [file_type.name for file_type in _core.file_types()]
 
