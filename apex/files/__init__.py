@@ -1,4 +1,4 @@
-"""Files that apex writes and reads beside models: atomic outputs, importance matrices."""
+"""Files that apex writes and reads beside models: checks, atomic outputs, importance matrices."""
 
 from __future__ import annotations
 

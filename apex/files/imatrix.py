@@ -122,7 +122,7 @@ def load_imatrix(path: str | os.PathLike[str]) -> ImportanceMatrix:
 
 def _load_gguf(name: str, data: mmap.mmap) -> ImportanceMatrix:
     try:
-        header = _core.Header.read(name)
+        header = _core.Header.read(os.fsencode(name))
     except _core.HeaderError as error:
         raise ImatrixError(
             f"{name} is damaged: {error}.", "write the importance matrix again"

@@ -60,10 +60,10 @@ class Stream:
         self._events: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         room = slab_room(jobs)
         for _ in range(min(slabs, len(jobs))):
-            source, target = (
+            rows, target = (
                 _core.host_memory(size) if is_pinned else np.empty(size, np.uint8) for size in room
             )
-            self._free.put(Slab(source, target))
+            self._free.put(Slab(rows, target))
             self.memory += sum(room)
 
     def run(self, sinks: Sequence[Sink], progress: Callable[[Progress], None] | None) -> None:

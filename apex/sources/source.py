@@ -95,7 +95,7 @@ class SourceReference:
 
     def to_dict(self) -> dict[str, Any]:
         """As data for JSON."""
-        return asdict(self)
+        return {**asdict(self), "files": list(self.files), "file_bytes": list(self.file_bytes)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> SourceReference:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,9 +16,10 @@ from support.commands import COMMAND, Apex, environment
 from support.imatrix import write_gguf
 from support.llama import grow, llama_tensors, write_llama
 
-from apex.cli import main, options
+from apex.cli import main, values
 from apex.cli import output as cli_output
 from apex.errors import UsageError
+from apex.policy import recipe_text
 
 
 def assert_complaint(result: subprocess.CompletedProcess[str], status: int) -> None:
@@ -106,11 +108,48 @@ def test_a_bad_output_ends_with_6(apex_cli: Apex, dense_model: Path, folder: Pat
     (folder / "folder").mkdir()
     for output in ("there.gguf", "folder", "there.gguf/below.gguf", dense_model):
         assert_complaint(apex_cli("quantize", dense_model, output, "--tier", "quality"), 6)
-    for extra in (["--export", "none/types.txt"], ["--export", "folder"]):
+    for extra in (["--export", "there.gguf/types.txt"], ["--export", "folder"]):
         assert_complaint(apex_cli("plan", dense_model, "--tier", "quality", *extra), 6)
     if sys.platform == "linux":
         assert apex_cli("demo", "/proc/none").returncode == 6
     assert (folder / "there.gguf").read_bytes() == b"precious"
+
+
+OVERWRITTEN = {
+    "the model": ["quantize", "m.gguf", "m.gguf", "--type", "Q8_0"],
+    "a link to it": ["quantize", "m.gguf", "link.gguf", "--type", "Q8_0"],
+    "the recipe": ["quantize", "m.gguf", "mine.toml", "--tier", "mine.toml"],
+    "the rules": ["quantize", "m.gguf", "r", "--type", "Q8_0", "--tensor-type-file", "r"],
+    "the importance matrix": ["quantize", "m.gguf", "i", "--tier", "i-quality", "--imatrix", "i"],
+    "a model planned for": ["plan", "m.gguf", "--tier", "quality", "--export", "m.gguf"],
+    "a recipe planned with": ["plan", "m.gguf", "--tier", "mine.toml", "--export", "mine.toml"],
+    "a matrix merged": ["imatrix", "merge", "i", "-o", "i"],
+}
+
+
+@pytest.mark.parametrize("arguments", OVERWRITTEN.values(), ids=OVERWRITTEN)
+def test_an_input_is_not_overwritten_even_if_asked(
+    apex_cli: Apex, dense_model: Path, imatrix: Path, folder: Path, arguments: list[str]
+) -> None:
+    shutil.copy(dense_model, folder / "m.gguf")
+    (folder / "link.gguf").symlink_to("m.gguf")
+    shutil.copy(imatrix, folder / "i")
+    (folder / "r").write_text("attn_q=q4_0")
+    (folder / "mine.toml").write_text(recipe_text("quality"))
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    result = apex_cli(*arguments, "--overwrite")
+    assert result.returncode == 6, result.stderr
+    assert "is the input itself" in result.stderr
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize("name", ["-", "n" * 300, "n" * 250])
+def test_what_is_not_a_name_for_a_file_ends_with_6(
+    apex_cli: Apex, dense_model: Path, folder: Path, name: str
+) -> None:
+    assert_complaint(apex_cli("quantize", dense_model, name, "--type", "Q8_0"), 6)
+    assert_complaint(apex_cli("plan", dense_model, "--tier", "quality", "--export", name), 6)
+    assert list(folder.iterdir()) == []
 
 
 def test_weights_that_are_no_numbers_end_with_7(apex_cli: Apex, folder: Path) -> None:
@@ -272,12 +311,15 @@ def test_progress_is_a_bar_on_a_terminal_only(
     assert "quantizing " not in apex_cli(*command).stderr
 
 
+@pytest.mark.parametrize(
+    "variables", [{}, {"COLUMNS": "40"}, {"FORCE_COLOR": "1", "TERM": "dumb"}], ids=str
+)
 def test_nothing_is_wrapped_without_a_terminal(
-    apex_cli: Apex, dense_model: Path, folder: Path
+    apex_cli: Apex, dense_model: Path, folder: Path, variables: dict[str, str]
 ) -> None:
     rule = "|".join(f"blk.{number}.attn_q" for number in range(60))
     result = apex_cli("plan", dense_model, "--type", "Q8_0", "--tensor-type", f"{rule}=q4_k",
-                      "--tensors")  # fmt: skip
+                      "--tensors", **variables)  # fmt: skip
     assert f"{rule}=Q4_K (--tensor-type)\n" in result.stdout
     assert not re.search(r" $", result.stdout, re.M)
 
@@ -297,14 +339,14 @@ def test_nothing_is_wrapped_without_a_terminal(
     ],
 )
 def test_sizes(text: str, binary: int, decimal: int) -> None:
-    assert options.parse_size(text, "--size") == binary
-    assert options.parse_size(text, "--size", 1000) == decimal
+    assert values.parse_size(text, "--size") == binary
+    assert values.parse_size(text, "--size", 1000) == decimal
 
 
 @pytest.mark.parametrize("text", ["", "G", "2X", "-1G", "1e9", "2 G 3", "0", "0.1", "٣G"])
 def test_what_is_no_size(text: str) -> None:
     with pytest.raises(UsageError, match="--size"):
-        options.parse_size(text, "--size")
+        values.parse_size(text, "--size")
 
 
 def test_sizes_are_shown_in_binary_units() -> None:

@@ -188,7 +188,7 @@ WRONG = {
     "gpu layers": (["eval", "MODEL", "-f", "TEXT", "-ngl", "many"], 2, "no number of layers"),
     "no base file": (["eval", "MODEL", "--base", "TEXT"], 2, "no log-probabilities"),
     "no memory": (["eval", "MODEL", "--speed", "--n-prompt", "99999999"], 8, "GiB are free"),
-    "output exists": (["eval", "MODEL", "-f", "TEXT", "-o", "TEXT"], 6, "exists"),
+    "output exists": (["eval", "MODEL", "-f", "TEXT", "-o", "TEXT"], 6, "is the input itself"),
     "other vocabulary": (
         ["eval", "LLAMA", "-r", "MODEL", "-f", "TEXT", "-c", "64"],
         8,
