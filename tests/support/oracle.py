@@ -12,6 +12,9 @@ import apex
 from apex import _core
 from apex.errors import ApexError
 
+# llama.cpp's own quantizer, in this process.
+quantize_with_llama = _core.quantize_with_llama
+
 
 def same_bytes(
     model: Path,
@@ -41,7 +44,7 @@ def same_bytes(
     given.setdefault("file_type", options.get("file_type", "F16"))
     overrides = [*given.pop("overrides", []), *(imatrix_keys or [])]
     try:
-        _core.quantize_with_llama(
+        quantize_with_llama(
             str(model), str(theirs), importance=importance or {}, overrides=overrides, **given
         )
     except _core.ModelError as error:
