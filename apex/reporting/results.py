@@ -3,47 +3,107 @@
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from apex.errors import UsageError
+from apex.reporting.settings import Setting, speed_setting, task_setting, text_setting
 
-__all__ = ["Record", "Results", "load_results"]
+__all__ = [
+    "Divergence",
+    "Model",
+    "Number",
+    "Results",
+    "SpeedResult",
+    "TaskResult",
+    "TextResult",
+    "load_results",
+]
 
 _FORMAT = "apex evaluation 1"
+_HINT = "give JSON files that apex eval -o wrote"
 
 
-@dataclass
-class Record:
-    """One model in one setting: the same text, context and KV cache.
+@dataclass(frozen=True)
+class Number:
+    """A measured value and its error; NaN where the file says that it was not finite."""
+
+    value: float
+    error: float
+
+
+@dataclass(eq=False)
+class Model:
+    """One model, whatever was measured of it.
 
     Attributes:
         name: the file's name without its ending.
-        label: the name, with what sets it apart from others of that name.
+        label: the name, with what sets it apart from other models of that name.
+        path: where it was.
+        sha256: of its files; empty where nobody asked.
         bytes, bits_per_weight: of the file.
         is_reference: whether others were compared with it.
-        perplexity, divergence, mtp_agreement, mtp_perplexity, speed: as in the JSON, or None.
-        tasks: accuracies by (kind, name), as in the JSON.
         tensors: every matrix with layer, role, type and, where known, error.
-        settings: those that it was measured in.
     """
 
     name: str
-    label: str
+    path: str
+    sha256: frozenset[str]
     bytes: int
     bits_per_weight: float
     is_reference: bool
-    settings: dict[str, Any]
-    perplexity: dict[str, Any] | None = None
-    divergence: dict[str, Any] | None = None
-    mtp_agreement: dict[str, Any] | None = None
-    mtp_perplexity: dict[str, Any] | None = None
-    speed: dict[str, Any] | None = None
-    tasks: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
-    tensors: list[dict[str, Any]] = field(default_factory=list)
+    tensors: list[dict[str, Any]]
+    label: str = ""
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """How far from the reference; KL divergence in nats, the others shares of 1."""
+
+    kl: Number
+    median: float
+    p99_9: float
+    maximum: float
+    same_top: Number
+    dp_rms: Number
+
+
+@dataclass(frozen=True)
+class TextResult:
+    """What was measured of one model over one text; None where it was not."""
+
+    model: Model
+    setting: Setting
+    perplexity: Number | None
+    divergence: Divergence | None
+    mtp_agreement: Number | None
+    mtp_perplexity: Number | None
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """How many tasks of a file a model solved; shares of 1."""
+
+    model: Model
+    setting: Setting
+    task: str
+    accuracy: Number
+    correct: int
+    tasks: int
+    chance: float
+
+
+@dataclass(frozen=True)
+class SpeedResult:
+    """Tokens per second by kind, such as "pp512"; the errors are standard deviations."""
+
+    model: Model
+    setting: Setting
+    speeds: Mapping[str, Number]
 
 
 @dataclass(frozen=True)
@@ -51,89 +111,216 @@ class Results:
     """Everything that some files say.
 
     Attributes:
-        records: one per model and setting, smallest file first.
-        sources: (file name, its settings, machine and versions) of each file.
+        models: smallest file first.
+        texts, tasks, speeds: one for each model and setting, in the order of the models.
+        sources: the name of each file, and machine, versions and settings in words.
         notes: what the reader should know.
     """
 
-    records: list[Record]
-    sources: list[tuple[str, dict[str, Any]]]
-    notes: list[str]
+    models: Sequence[Model]
+    texts: Sequence[TextResult]
+    tasks: Sequence[TaskResult]
+    speeds: Sequence[SpeedResult]
+    sources: Sequence[tuple[str, Mapping[str, str]]]
+    notes: Sequence[str]
 
 
 def load_results(paths: Sequence[str | os.PathLike[str]]) -> Results:
     """Read and join JSON files of ``apex eval``. Raises UsageError.
 
-    The same model measured twice in the same setting is one record; the later file's numbers count.
+    Where the same model was measured twice in the same setting, the later file's numbers count.
     """
-    records: dict[tuple[Any, ...], Record] = {}
-    sources, notes = [], []
+    joined = _Joined()
     for path in map(Path, paths):
         data = _read(path)
-        sources.append((path.name, {k: v for k, v in data.items() if k not in ("models", "notes")}))
-        if not data.get("complete", False):
-            notes.append(f"{path.name} is of a run that was stopped; its numbers are of a part.")
-        for model in data["models"]:
-            key = _key(model, data["settings"])
-            record = records.get(key)
-            if record is None:
-                record = records[key] = Record(
-                    model["name"],
-                    model["name"],
-                    model["bytes"],
-                    model["bits_per_weight"],
-                    model["is_reference"],
-                    data["settings"],
-                )
-            _take(record, model)
-    if not records:
-        raise UsageError("The results hold no models.", "give JSON files that apex eval -o wrote")
-    ordered = sorted(records.values(), key=lambda record: (record.bytes, record.name))
-    _label(ordered)
-    return Results(ordered, sources, notes)
+        try:
+            joined.add(path.name, data)
+        except (AttributeError, KeyError, TypeError, ValueError):
+            raise UsageError(f"{path} is damaged: it lacks part of the results.", _HINT) from None
+    if not joined.models:
+        raise UsageError("The results hold no models.", _HINT)
+    return joined.results()
 
 
 def _read(path: Path) -> dict[str, Any]:
-    hint = "give JSON files that apex eval -o wrote"
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}.", hint) from None
-    except ValueError:
-        raise UsageError(f"{path} is no JSON.", hint) from None
+        raise UsageError(f"{path} cannot be read: {error.strerror}.", _HINT) from None
+    except (ValueError, RecursionError):  # the latter for brackets in brackets in brackets
+        raise UsageError(f"{path} is not a JSON file.", _HINT) from None
     if not isinstance(data, dict) or data.get("format") != _FORMAT:
-        raise UsageError(f"{path} holds no results of apex eval.", hint)
+        raise UsageError(f"{path} does not hold results of apex eval.", _HINT)
     missing = {"models", "settings"} - data.keys()
     if missing:
-        raise UsageError(f"{path} is incomplete: {', '.join(sorted(missing))} missing.", hint)
+        verb = "is" if len(missing) == 1 else "are"
+        raise UsageError(
+            f"{path} is incomplete: {' and '.join(sorted(missing))} {verb} missing.", _HINT
+        )
     return data
 
 
-# What makes two measurements comparable.
-_SETTING = ("context_length", "cache_type_k", "cache_type_v")
+class _Joined:
+    """Results in the making: what was read of each model in each setting so far."""
+
+    def __init__(self) -> None:
+        self.models: list[Model] = []
+        self._texts: dict[tuple[Model, Setting], TextResult] = {}
+        self._tasks: dict[tuple[Model, Setting, str], TaskResult] = {}
+        self._speeds: dict[tuple[Model, Setting], SpeedResult] = {}
+        self._sources: list[tuple[str, dict[str, str]]] = []
+        self._notes: list[str] = []
+
+    def add(self, name: str, data: dict[str, Any]) -> None:
+        """Take what one file says. Raises what reading a damaged one raises."""
+        self._sources.append((name, _facts(data)))
+        if not data.get("complete", False):
+            self._notes.append(f"{name} is of a run that was stopped; its numbers are of a part.")
+        for entry in data["models"]:
+            model = self._model(entry)
+            self._add_text(model, data, entry)
+            for task in entry["tasks"]:
+                setting = task_setting(data, int(task["tasks"]))
+                title = f"{task['kind']} ({task['name']})"
+                self._tasks[model, setting, title] = _task(model, setting, title, task)
+            speeds = {
+                kind: _number(value)
+                for kind, value in (entry["speed"] or {}).items()
+                if kind != "repetitions"
+            }
+            if speeds:
+                setting = speed_setting(data)
+                before = self._speeds.get((model, setting))
+                known = {} if before is None else before.speeds
+                self._speeds[model, setting] = SpeedResult(model, setting, {**known, **speeds})
+
+    def _model(self, entry: dict[str, Any]) -> Model:
+        new = Model(
+            entry["name"],
+            entry["path"],
+            frozenset(entry["sha256"].values()),
+            int(entry["bytes"]),
+            float(entry["bits_per_weight"]),
+            bool(entry["is_reference"]),
+            entry["tensors"],
+        )
+        for model in self.models:
+            if _is_same(model, new):
+                model.is_reference |= new.is_reference
+                model.sha256 |= new.sha256
+                if _has_errors(new.tensors) or not model.tensors:
+                    model.tensors = new.tensors
+                return model
+        self.models.append(new)
+        return new
+
+    def _add_text(self, model: Model, data: dict[str, Any], entry: dict[str, Any]) -> None:
+        perplexity = entry["perplexity"]
+        if perplexity is None:
+            return
+        setting = text_setting(data, int(perplexity["chunks"]))
+        new = TextResult(
+            model,
+            setting,
+            _number(perplexity),
+            None if entry["divergence"] is None else _divergence(entry["divergence"]),
+            None if entry["mtp_agreement"] is None else _number(entry["mtp_agreement"]),
+            None if entry["mtp_perplexity"] is None else _number(entry["mtp_perplexity"]),
+        )
+        before = self._texts.get((model, setting))
+        if before is not None:  # a run without the head does not undo one with it
+            kept = {
+                f.name: getattr(before, f.name) for f in fields(new) if getattr(new, f.name) is None
+            }
+            new = replace(new, **kept)
+        self._texts[model, setting] = new
+
+    def results(self) -> Results:
+        """All of it in order."""
+        self.models.sort(key=lambda model: (model.bytes, model.name))
+        _label(self.models)
+        place = {model: index for index, model in enumerate(self.models)}
+        return Results(
+            self.models,
+            sorted(self._texts.values(), key=lambda result: place[result.model]),
+            sorted(self._tasks.values(), key=lambda result: place[result.model]),
+            sorted(self._speeds.values(), key=lambda result: place[result.model]),
+            self._sources,
+            self._notes,
+        )
 
 
-def _key(model: dict[str, Any], settings: dict[str, Any]) -> tuple[Any, ...]:
-    identity = tuple(sorted(model["sha256"].values())) or (model["path"], model["bytes"])
-    return (identity, *(settings.get(name) for name in _SETTING))
+def _facts(data: Mapping[str, Any]) -> dict[str, str]:
+    machine = data.get("machine") or {}
+    threads = data["settings"].get("threads") or machine.get("threads") or "?"
+    parts = [machine.get("processor"), f"threads: {threads}", *(machine.get("gpus") or ())]
+    return {
+        "machine": ", ".join(str(part) for part in parts if part),
+        "versions": f"apex {data.get('apex', '?')}, llama.cpp {data.get('llama.cpp', '?')}",
+        "seconds": f"{float(data.get('seconds') or 0):.1f}",
+        "peak memory": f"{int(data.get('peak_memory_bytes') or 0) / 2**20:.0f} MiB",
+        **{
+            key.replace("_", " "): str(value)
+            for key, value in data["settings"].items()
+            if value not in (None, [], 0)
+        },
+    }
 
 
-def _take(record: Record, model: dict[str, Any]) -> None:
-    for name in ("perplexity", "divergence", "mtp_agreement", "mtp_perplexity", "speed"):
-        if model.get(name) is not None:
-            setattr(record, name, model[name])
-    record.is_reference = record.is_reference or model["is_reference"]
-    for task in model["tasks"]:
-        record.tasks[task["kind"], task["name"]] = task
-    has_errors = any(tensor["rmse"] is not None for tensor in model["tensors"])
-    if has_errors or not record.tensors:
-        record.tensors = model["tensors"]
+def _is_same(one: Model, other: Model) -> bool:
+    """By the files' hashes where both have one, else by where they are and how large."""
+    if one.sha256 and other.sha256:
+        return one.sha256 == other.sha256
+    return (one.path, one.bytes) == (other.path, other.bytes)
 
 
-def _label(records: Sequence[Record]) -> None:
-    """Tell records of one name apart by their KV cache or context."""
-    for record in records:
-        same = [other for other in records if other.name == record.name]
-        for name in _SETTING:
-            if len({str(other.settings.get(name)) for other in same}) > 1:
-                record.label += f", {name.replace('_', ' ')} {record.settings.get(name)}"
+def _has_errors(tensors: Sequence[Mapping[str, Any]]) -> bool:
+    return any(tensor["rmse"] is not None for tensor in tensors)
+
+
+def _float(value: Any) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _number(data: Mapping[str, Any]) -> Number:
+    return Number(_float(data["value"]), _float(data["error"]))
+
+
+def _divergence(data: Mapping[str, Any]) -> Divergence:
+    kl = data["kl"]
+    return Divergence(
+        _number(kl),
+        _float(kl["median"]),
+        _float(kl["p99.9"]),
+        _float(kl["maximum"]),
+        _number(data["same_top"]),
+        _number(data["dp_rms"]),
+    )
+
+
+def _task(model: Model, setting: Setting, title: str, data: Mapping[str, Any]) -> TaskResult:
+    return TaskResult(
+        model,
+        setting,
+        title,
+        Number(_float(data["accuracy"]), _float(data["error"])),
+        int(data["correct"]),
+        int(data["tasks"]),
+        float(data["chance"]),
+    )
+
+
+def _label(models: Sequence[Model]) -> None:
+    """Tell models of one name apart by their folders, else by their hashes."""
+    for model in models:
+        same = [other for other in models if other.name == model.name]
+        model.label = model.name
+        if len(same) > 1:
+            folders = {Path(other.path).parent.name for other in same}
+            digest = min(model.sha256, default="")[:6]
+            is_enough = len(folders) == len(same)
+            model.label = (
+                f"{Path(model.path).parent.name}/{model.name}"
+                if is_enough
+                else f"{model.name} ({digest or model.path})"
+            )

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import html
 import json
 import re
+import resource
 import shutil
 import subprocess
 from pathlib import Path
@@ -15,6 +18,7 @@ from matplotlib import image
 import apex
 from apex.errors import OutputError, UsageError
 from apex.reporting.results import load_results
+from apex.reporting.tables import by_setting
 
 TYPES = ("Q6_K", "Q4_K", "IQ2_XXS")
 
@@ -79,11 +83,28 @@ def results(models: int = 3, **settings: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-@pytest.fixture
-def page(tmp_path: Path) -> Path:
-    (tmp_path / "results.json").write_text(json.dumps(results()))
-    paths = apex.report([tmp_path / "results.json"], tmp_path / "report")
-    assert paths[0] == tmp_path / "report/index.html"
+def written(folder: Path, *runs: dict[str, Any]) -> list[Path]:
+    paths = [folder / f"{index}.json" for index in range(len(runs))]
+    for path, run in zip(paths, runs, strict=True):
+        path.write_text(json.dumps(run))
+    return paths
+
+
+def only_perplexity(run: dict[str, Any]) -> dict[str, Any]:
+    """The same with all else left out: one plot is quick to draw."""
+    for model in run["models"]:
+        for key in ("divergence", "mtp_agreement", "mtp_perplexity", "speed"):
+            model[key] = None
+        model["tasks"] = model["tensors"] = []
+    return run
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("results")
+    paths = apex.report(written(folder, results()), folder / "report")
+    assert paths[0] == folder / "report/index.html"
+    assert set(paths) == set((folder / "report").iterdir())
     return paths[0]
 
 
@@ -97,18 +118,83 @@ def test_every_plot_is_a_picture_with_something_on_it(page: Path) -> None:
         assert (pixels[..., :3].reshape(-1, 3) < 0.9).any(axis=1).mean() > 0.01, path.name
 
 
+def plain(page: Path) -> str:
+    """The text that a reader sees."""
+    return html.unescape(re.sub(r"<[^>]*>", "", page.read_text(encoding="utf-8")))
+
+
 def test_the_page_has_the_numbers_and_needs_nothing_else(page: Path) -> None:
+    seen = plain(page)
+    assert "0.006000 ± 0.000120" in seen
+    assert "60.00 ± 2.00240 of 400" in seen
+    assert "900.00 ± 18.00" in seen
     text = page.read_text(encoding="utf-8")
-    assert "0.006000 ± 0.000120" in text
-    assert "60.00 ± 2.00 (240 of 400)" in text
-    assert "900.00 ± 18.00" in text
     assert "model-&lt;1&gt;" in text and "model-<1>" not in text
     sources = re.findall(r'(?:src|href)="([^"]{0,40})', text)
     assert sources and all(source.startswith("data:image/png;base64,") for source in sources)
 
 
-def test_in_a_browser(page: Path, tmp_path: Path) -> None:
-    """Headless Chromium loads every picture, lays out every table, and reports no error."""
+def test_the_title_names_what_was_compared(tmp_path: Path) -> None:
+    for count, title in (
+        (1, "model-f16"),
+        (2, "model-<1> compared with model-f16"),
+        (3, "model-<1> and model-<2> compared with model-f16"),
+        (5, "4 models compared with model-f16"),
+    ):
+        data = only_perplexity(results(count))
+        for index, model in enumerate(data["models"]):
+            model["name"] += "-instruct-2507" if count == 5 and index else ""
+        page, *_ = apex.report(written(tmp_path, data), tmp_path / "report", overwrite=True)
+        found = re.search("<title>(.*)</title>", page.read_text(encoding="utf-8"))
+        assert found is not None and sorted(html.unescape(found[1])) == sorted(title)
+        assert f"{count} model" in plain(page)
+
+
+def test_the_same_numbers_as_markdown_and_csv(page: Path) -> None:
+    """What the page's tables say, cell by cell, is in the other two."""
+    shown = page.read_text(encoding="utf-8")
+    rows = [
+        [html.unescape(re.sub(r"<[^>]*>", "", cell)) for cell in re.findall("<td>(.*?)</td>", row)]
+        for row in re.findall("<tr[^>]*>(.*?)</tr>", shown)
+    ]
+    lines = (page.parent / "report.md").read_text(encoding="utf-8").splitlines()
+    cells = [
+        [re.sub(r"\\(.)", r"\1", cell.strip()) for cell in line.strip("|").split(" | ")]
+        for line in lines
+        if line.startswith("|")
+    ]
+    assert len([row for row in rows if row]) > 10
+    for row in rows:
+        assert not row or row in cells
+    pictures = re.findall(r"!\[.*\]\((.*)\)", "\n".join(lines))
+    assert {page.parent / name for name in pictures} == set(page.parent.glob("*.png"))
+
+    with (page.parent / "results.csv").open(encoding="utf-8", newline="") as file:
+        table = list(csv.DictReader(file))
+    (text,) = [row for row in table if row["measured"] == "text" and row["model"] == "model-<1>"]
+    assert float(text["kl_mean"]) == 0.002 * 3 and float(text["kl_mean_error"]) == 0.002 * 3 / 50
+    assert (text["bytes"], text["text"], text["context_length"]) == (
+        str(7 * 2**30),
+        "wiki.txt",
+        "512",
+    )
+    speeds = [float(row["pp512_tokens_per_second"]) for row in table if row["measured"] == "speed"]
+    assert speeds == [900.0] * 3
+    tasks = [row for row in table if row["measured"] == "hellaswag (val)"]
+    assert [(row["accuracy"], row["correct"]) for row in tasks] == [("0.6", "240")] * 3
+
+
+@pytest.fixture(scope="module")
+def page_of_long_names(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("long")
+    data = results()
+    data["models"][1]["name"] = "Some-Model-235B-A22B-Instruct-2507-APEX-I-Quality-with-more-to-say"
+    return apex.report(written(folder, data), folder / "report")[0]
+
+
+@pytest.mark.parametrize("width", [700, 1100])
+def test_in_a_browser(page_of_long_names: Path, tmp_path: Path, width: int) -> None:
+    """Headless Chromium loads every picture, shows every column, and reports no error."""
     browser = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
     if browser is None:
         pytest.skip("there is no Chromium here")
@@ -116,26 +202,31 @@ def test_in_a_browser(page: Path, tmp_path: Path) -> None:
     window.addEventListener("load", () => { document.body.dataset.seen = JSON.stringify({
       pictures: [...document.images].map(i => i.naturalWidth),
       tables: [...document.querySelectorAll("table")].map(t => t.offsetHeight),
+      hidden: [...document.querySelectorAll("*")].map(e =>
+        e.clientWidth ? e.scrollWidth - e.clientWidth : 0),
       wide: document.documentElement.scrollWidth - window.innerWidth}); });</script>"""
     copy = tmp_path / "copy.html"
-    copy.write_text(page.read_text(encoding="utf-8").replace("</head>", script + "</head>"))
+    copy.write_text(
+        page_of_long_names.read_text(encoding="utf-8").replace("</head>", script + "</head>")
+    )
     command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"]
     command += ["--disable-background-networking", f"--user-data-dir={tmp_path / 'profile'}"]
-    command += ["--window-size=1280,900", "--virtual-time-budget=10000", "--dump-dom"]
+    command += [f"--window-size={width},900", "--virtual-time-budget=10000", "--dump-dom"]
     shown = subprocess.run(
         [*command, copy.as_uri()], capture_output=True, text=True, timeout=120, check=True
     ).stdout
-    assert "<title>Evaluation</title>" in shown
+    assert "compared with model-f16</title>" in shown
     match = re.search(r'data-seen="([^"]*)"', shown)
     assert match is not None
     seen = json.loads(match[1].replace("&quot;", '"'))
     assert len(seen["pictures"]) == 7 and min(seen["pictures"]) > 300
-    assert len(seen["tables"]) == 4 and min(seen["tables"]) > 40
+    assert len(seen["tables"]) == 6 and min(seen["tables"]) > 40
+    assert max(seen["hidden"]) <= 0  # nothing is behind a scrollbar
     assert seen["wide"] <= 0  # nothing sticks out of the window
 
 
 def test_results_are_joined(tmp_path: Path) -> None:
-    """The same file in the same setting is one record; with another KV cache it is another."""
+    """A file is one model; its numbers in another setting stand beside those in the first."""
     first, second, third = results(2), results(2), results(2, cache_type_k="Q8_0")
     for model in first["models"]:
         model["speed"] = None
@@ -143,48 +234,131 @@ def test_results_are_joined(tmp_path: Path) -> None:
         model["perplexity"] = model["divergence"] = None
         model["tasks"][0]["name"] = "other"
     third["complete"] = False
-    paths = []
-    for index, data in enumerate((first, second, third)):
-        paths.append(tmp_path / f"{index}.json")
-        paths[-1].write_text(json.dumps(data))
-    joined = load_results(paths)
-    assert len(joined.records) == 4
-    record = joined.records[0]
-    assert record.perplexity is not None and record.speed is not None
-    assert set(record.tasks) == {("hellaswag", "val"), ("hellaswag", "other")}
-    assert {r.label for r in joined.records} == {
-        f"{name}, cache type k {kind}"
-        for name in ("model-f16", "model-<1>")
-        for kind in ("F16", "Q8_0")
-    }
+    joined = load_results(written(tmp_path, first, second, third))
+    assert [model.label for model in joined.models] == ["model-<1>", "model-f16"]
+    caches = {"KV cache F16", "KV cache Q8_0 and F16"}
+    for measured in (joined.texts, joined.speeds):
+        assert {
+            (setting, result.model.label)
+            for setting, results in by_setting(measured)
+            for result in results
+        } == {(cache, model.label) for cache in caches for model in joined.models}
+    names = [result.task for result in joined.tasks if result.model is joined.models[0]]
+    assert sorted(names) == ["hellaswag (other)", "hellaswag (val)", "hellaswag (val)"]
     assert joined.notes == ["2.json is of a run that was stopped; its numbers are of a part."]
 
 
+def test_contexts_are_settings_of_a_measurement(tmp_path: Path) -> None:
+    """Three models, two of them over a second context: three models, three maps at most."""
+    longer = results(2, context_length=2048)
+    for model in longer["models"]:
+        model["perplexity"]["value"] += 1
+    page, *others = apex.report(written(tmp_path, results(), longer), tmp_path / "report")
+    seen = plain(page)
+    assert "3 models, the reference included" in seen
+    assert len([path for path in others if path.name.startswith("map-")]) == 2
+    for text in ("context of 512 tokens", "context of 2048 tokens", "6.6000", "7.6000"):
+        assert text in seen
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"text": "other.txt"}, {"text wiki.txt", "text other.txt"}),
+        ({"text_sha256": "b" * 64}, {"SHA-256 aaaaaaaa…", "SHA-256 bbbbbbbb…"}),
+        ({"cache_type_v": "Q4_0"}, {"KV cache F16", "KV cache F16 and Q4_0"}),
+    ],
+)
+def test_what_is_not_comparable_is_kept_apart(
+    tmp_path: Path, change: dict[str, str], expected: set[str]
+) -> None:
+    same = results(text_sha256="a" * 64)
+    joined = load_results(written(tmp_path, same, {**same, "settings": same["settings"] | change}))
+    assert {setting for setting, _ in by_setting(joined.texts)} == expected
+    assert len(joined.models) == 3 and len(joined.texts) == 6
+
+
+def test_more_chunks_are_another_measurement(tmp_path: Path) -> None:
+    longer = results()
+    for model in longer["models"]:
+        model["perplexity"]["chunks"] = 400
+    joined = load_results(written(tmp_path, results(), longer))
+    assert [setting for setting, _ in by_setting(joined.texts)] == ["4 chunks", "400 chunks"]
+
+
+def test_a_model_is_known_by_its_hash_or_else_by_its_path(tmp_path: Path) -> None:
+    moved, unhashed, another = results(1), results(1), results(1)
+    moved["models"][0]["path"] = "/elsewhere/model-f16.gguf"
+    unhashed["models"][0]["sha256"] = {}
+    another["models"][0] |= {"path": "/old/model-f16.gguf", "sha256": {"x": "another"}}
+    joined = load_results(written(tmp_path, results(1), moved, unhashed, another))
+    assert [model.label for model in joined.models] == ["somewhere/model-f16", "old/model-f16"]
+
+
 def test_one_number_is_enough(tmp_path: Path) -> None:
-    data = results(1)
-    (model,) = data["models"]
-    for key in ("divergence", "mtp_agreement", "mtp_perplexity", "speed"):
-        model[key] = None
-    model["tasks"] = model["tensors"] = []
-    (tmp_path / "a.json").write_text(json.dumps(data))
-    _, *plots = apex.report([tmp_path / "a.json"], tmp_path / "out")
-    assert [plot.name for plot in plots] == ["ppl-size.png"]
+    _, *others = apex.report(written(tmp_path, only_perplexity(results(1))), tmp_path / "out")
+    assert [path.name for path in others] == ["report.md", "results.csv", "ppl-size.png"]
+
+
+def test_numbers_that_are_not_finite(tmp_path: Path) -> None:
+    """JSON has null for them; the page says so, and the plots leave them out."""
+    kl = {"same_top": measured(0.9), "dp_rms": measured(0.02), "kl": {"median": 0.1, "p99.9": 1.0}}
+    data = only_perplexity(results(2))
+    data["models"][1]["perplexity"]["value"] = None
+    data["models"][1]["divergence"] = kl
+    kl["kl"] |= {"value": None, "error": None, "maximum": None}
+    page, *others = apex.report(written(tmp_path, data), tmp_path / "out")
+    assert "not finite" in plain(page) and "is not a finite number" in plain(page)
+    assert not {"kl-size.png", "kl-bars.png"} & {path.name for path in others}
+
+
+def test_all_or_nothing(tmp_path: Path) -> None:
+    """A write that fails, as on a full disk, leaves no part of a report; nor does it spoil one."""
+    paths = written(tmp_path, only_perplexity(results()))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    try:
+        with pytest.raises(OutputError):
+            apex.report(paths, tmp_path / "report")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not (tmp_path / "report").exists() or not list((tmp_path / "report").iterdir())
+
+
+def test_an_input_is_not_an_output(tmp_path: Path) -> None:
+    path = tmp_path / "results.csv"
+    given = only_perplexity(results(1))
+    path.write_text(json.dumps(given))
+    with pytest.raises(OutputError):
+        apex.report([path], tmp_path, overwrite=True)
+    assert json.loads(path.read_text()) == given
 
 
 def test_what_goes_wrong(tmp_path: Path, page: Path) -> None:
+    lacking = results()
+    del lacking["models"][1]["divergence"]["kl"]["median"]
     for content, message in (
-        (b"", "is no JSON"),
-        (b"[]", "no results of apex eval"),
-        (b'{"format": "apex evaluation 1"}', "incomplete: models, settings missing"),
+        (b"", "is not a JSON file"),
+        (b"\xff\xfe", "is not a JSON file"),
+        (b"[" * 100_000, "is not a JSON file"),
+        (b'{"a":' * 100_000, "is not a JSON file"),
+        (b"[]", "does not hold results of apex eval"),
+        (b'{"format": "apex evaluation 1"}', "incomplete: models and settings are missing"),
         (json.dumps({**results(), "models": []}).encode(), "hold no models"),
+        (json.dumps({**results(), "models": 5}).encode(), "is damaged"),
+        (json.dumps({**results(), "models": [{}]}).encode(), "is damaged"),
+        (json.dumps({**results(), "settings": []}).encode(), "is damaged"),
+        (json.dumps({**results(), "machine": "a"}).encode(), "is damaged"),
+        (json.dumps(lacking).encode(), "is damaged"),
     ):
         (tmp_path / "bad.json").write_bytes(content)
         with pytest.raises(UsageError, match=message):
             apex.report([tmp_path / "bad.json"], tmp_path / "other")
     with pytest.raises(UsageError, match="cannot be read"):
         apex.report([tmp_path / "none.json"], tmp_path / "other")
+    sound = written(tmp_path, only_perplexity(results(1)))
     with pytest.raises(OutputError, match="exists"):
-        apex.report([tmp_path / "results.json"], page.parent)
+        apex.report(sound, page.parent)
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="cannot be written"):
-        apex.report([tmp_path / "results.json"], tmp_path / "file")
+    with pytest.raises(OutputError):
+        apex.report(sound, tmp_path / "file")
