@@ -16,7 +16,7 @@ from support.commands import COMMAND, Apex, environment
 from support.imatrix import write_gguf
 from support.llama import grow, llama_tensors, write_llama
 
-from apex.cli import main, options
+from apex.cli import main, values
 from apex.cli import output as cli_output
 from apex.errors import UsageError
 from apex.policy import recipe_text
@@ -336,14 +336,14 @@ def test_nothing_is_wrapped_without_a_terminal(
     ],
 )
 def test_sizes(text: str, binary: int, decimal: int) -> None:
-    assert options.parse_size(text, "--size") == binary
-    assert options.parse_size(text, "--size", 1000) == decimal
+    assert values.parse_size(text, "--size") == binary
+    assert values.parse_size(text, "--size", 1000) == decimal
 
 
 @pytest.mark.parametrize("text", ["", "G", "2X", "-1G", "1e9", "2 G 3", "0", "0.1", "٣G"])
 def test_what_is_no_size(text: str) -> None:
     with pytest.raises(UsageError, match="--size"):
-        options.parse_size(text, "--size")
+        values.parse_size(text, "--size")
 
 
 def test_sizes_are_shown_in_binary_units() -> None:
