@@ -313,16 +313,17 @@ def test_numbers_that_are_not_finite(tmp_path: Path) -> None:
 
 
 def test_all_or_nothing(tmp_path: Path) -> None:
-    """A write that fails, as on a full disk, leaves no part of a report; nor does it spoil one."""
+    """Where the page cannot be written, as on a full disk, no plot is left either."""
     paths = written(tmp_path, only_perplexity(results()))
+    page, *_ = apex.report(paths, tmp_path / "whole")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (page.stat().st_size - 1, hard))
     try:
         with pytest.raises(OutputError):
             apex.report(paths, tmp_path / "report")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert not (tmp_path / "report").exists() or not list((tmp_path / "report").iterdir())
+    assert not list((tmp_path / "report").iterdir())
 
 
 def test_an_input_is_not_an_output(tmp_path: Path) -> None:
