@@ -96,22 +96,7 @@ def _of_experts(coverage: Coverage | None) -> list[_Reason]:
         grade = Grade.USABLE
     if coverage.share < _FEW_COVERED:
         grade = Grade.POOR
-    return [
-        (
-            grade,
-            f"{100 * coverage.share:.2f} % of the {coverage.experts} experts have seen "
-            f"{coverage.min_tokens} tokens or more (median {coverage.median:.0f}, fewest "
-            f"{coverage.fewest}); {_unreached(coverage)}",
-        )
-    ]
-
-
-def _unreached(coverage: Coverage) -> str:
-    count = coverage.experts - coverage.reached
-    if not count:
-        return "none was left out"
-    verb = "was" if count == 1 else "were"
-    return f"{count} {verb} reached by no token and would be quantized without importance"
+    return [(grade, coverage.sentence)]
 
 
 def _of_tokens(matrix: ImportanceMatrix, tokens: int) -> _Reason:

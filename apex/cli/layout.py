@@ -9,7 +9,7 @@ __all__ = ["fold", "lay_out", "text_width"]
 
 _GAP = 2
 # To what a column of text may shrink; numbers keep their width.
-_NARROWEST = 12
+_NARROWEST = 18
 # A name is folded where it is longer; otherwise a line would hold little else.
 _NARROWEST_NAME = 20
 

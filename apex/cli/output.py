@@ -30,6 +30,9 @@ __all__ = [
 
 # rich takes a tenth of a second to import, and only terminals need it.
 
+# A pipe has no width: in a log file, lines are whole.
+_WIDE = 10_000
+
 
 @dataclass
 class Table:
@@ -134,7 +137,7 @@ def _labelled(label: str, style: str, text: str) -> None:
 
 
 def is_terminal(stream: TextIO) -> bool:
-    """Whether colours and bars are wanted there; without a terminal, nothing is wrapped either."""
+    """Whether colours and bars are wanted there, as on a terminal."""
     return bool(os.environ.get("FORCE_COLOR")) or stream.isatty()
 
 
@@ -146,7 +149,10 @@ def stderr() -> Console:
 def _console(stream: TextIO) -> Console:
     from rich.console import Console
 
-    return Console(file=stream, highlight=False, markup=False, emoji=False)
+    size = (None, None) if stream.isatty() else (_WIDE, 25)  # rich takes both or neither
+    return Console(
+        file=stream, width=size[0], height=size[1], highlight=False, markup=False, emoji=False
+    )
 
 
 def _bold(text: str) -> str:

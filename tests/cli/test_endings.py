@@ -311,12 +311,15 @@ def test_progress_is_a_bar_on_a_terminal_only(
     assert "quantizing " not in apex_cli(*command).stderr
 
 
+@pytest.mark.parametrize(
+    "variables", [{}, {"COLUMNS": "40"}, {"FORCE_COLOR": "1", "TERM": "dumb"}], ids=str
+)
 def test_nothing_is_wrapped_without_a_terminal(
-    apex_cli: Apex, dense_model: Path, folder: Path
+    apex_cli: Apex, dense_model: Path, folder: Path, variables: dict[str, str]
 ) -> None:
     rule = "|".join(f"blk.{number}.attn_q" for number in range(60))
     result = apex_cli("plan", dense_model, "--type", "Q8_0", "--tensor-type", f"{rule}=q4_k",
-                      "--tensors")  # fmt: skip
+                      "--tensors", **variables)  # fmt: skip
     assert f"{rule}=Q4_K (--tensor-type)\n" in result.stdout
     assert not re.search(r" $", result.stdout, re.M)
 
