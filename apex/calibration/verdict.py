@@ -84,7 +84,8 @@ def _of_entries(missing: Sequence[str] | None) -> list[_Reason]:
         return [(Grade.GOOD, "every tensor of the model that can use an entry has one")]
     names = ", ".join(missing[:_NAMED])
     more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
-    what = "1 tensor of the model has" if len(missing) == 1 else f"{len(missing)} tensors have"
+    count = len(missing)
+    what = "1 tensor of the model has" if count == 1 else f"{count} tensors of the model have"
     return [(Grade.POOR, f"{what} no entry: {names}{more}")]
 
 
