@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -60,7 +61,7 @@ _COMMANDS = (
         "planning",
         "plan",
         (
-            "apex plan model.gguf --all-tiers",
+            "apex plan model.gguf",
             "apex plan model.gguf --tier i-quality --imatrix imatrix.gguf --tensors",
             "apex plan model.gguf --tier balanced --export types.txt",
         ),
@@ -250,7 +251,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
 def _wrong_usage(error: Any) -> int:
     context = getattr(error, "ctx", None)
     path = context.command_path if context else "apex"
-    complain(error.format_message(), f"{path} --help lists what there is")
+    message, hint = error.format_message(), f"{path} --help lists what there is"
+    extra = re.search(r"unexpected extra argument.*\((\S+)", message)
+    if extra is not None and path == "apex quantize":  # in the order of llama-quantize
+        hint = f"a file type is an option: --type {extra[1].rstrip(')')}"
+    complain(message, hint)
     return 2
 
 

@@ -234,7 +234,7 @@ def print_calibration(result: CalibrationResult, printer: Printer) -> None:
     )
     printer.line(
         f"{result.entries} tensors over {result.tokens} tokens; {result.seconds:.1f} s, "
-        f"{speed:.0f} tokens/s, peak memory {output.mib(result.peak_memory)} MiB"
+        f"{speed:.0f} tokens/s, peak memory {output.size(result.peak_memory)}"
     )
     printer.line(f"wrote {result.path}")
 

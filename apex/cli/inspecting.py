@@ -54,7 +54,8 @@ def inspect(given: InspectArguments) -> None:
 def _open(path: Path) -> tuple[ModelFile, str]:
     """The model; or, where it cannot be quantized, its file as it is and what is wrong with it."""
     from apex import _core, open_model
-    from apex.sources import ModelFile, Tensor
+    from apex.sources import ModelFile
+    from apex.sources.gguf import tensor_table
 
     try:
         return open_model(path), ""
@@ -64,16 +65,8 @@ def _open(path: Path) -> tuple[ModelFile, str]:
             all(header.keys())
         except (ValueError, OSError):
             raise error from None
-        tensors = tuple(
-            Tensor(
-                info.name, info.shape, info.type, info.bytes, 0, header.data_offset + info.offset
-            )
-            for info in header.tensors()
-        )
-        missing = tuple(
-            tensor for tensor in tensors if tensor.offset + tensor.bytes > header.file_bytes
-        )
-        return ModelFile(path, (path,), header, tensors, missing), error.message
+        tensors, offsets, missing = tensor_table([path], [header])
+        return ModelFile(path, (path,), (header,), tensors, offsets, missing), error.message
 
 
 def _layout(model: ModelFile) -> Layout | None:
@@ -116,17 +109,17 @@ def _clip(text: str) -> str:
 
 
 def _print_tensors(model: ModelFile, layout: Layout | None, printer: Printer) -> None:
-    table = Table("Tensors", ("tensor", "role", "shape", "type", "MiB"), ("MiB",))
+    table = Table("Tensors", ("tensor", "role", "shape", "type", "size"), ("size",))
     for tensor in model.tensors:
         shape = " x ".join(map(str, tensor.shape))
         role = _role(tensor, layout) or ""
-        table.add(tensor.name, role, shape, tensor.type, output.mib(tensor.bytes))
+        table.add(tensor.name, role, shape, tensor.type, output.size(tensor.bytes))
     printer.table(table)
 
 
 def _print_summary(model: ModelFile, layout: Layout | None, printer: Printer) -> None:
     """A line per role, or per type where there are no roles."""
-    numbers = ("tensors", "weights", "MiB", "bits/weight")
+    numbers = ("tensors", "weights", "size", "bits/weight")
     first = ("role", "types") if layout else ("type",)
     table = Table(f"{model.path.name}: {_facts(model, layout)}", (*first, *numbers), numbers)
     groups: dict[str, list[Tensor]] = defaultdict(list)
@@ -149,9 +142,9 @@ def _ordered(names: Any) -> list[str]:
 
 def _sums(tensors: Any) -> tuple[str, ...]:
     weights = sum(tensor.weights for tensor in tensors)
-    size = sum(tensor.bytes for tensor in tensors)
-    bits = f"{8 * size / weights:.2f}" if weights else ""
-    return str(len(tensors)), f"{weights:,}", output.mib(size), bits
+    total = sum(tensor.bytes for tensor in tensors)
+    bits = f"{8 * total / weights:.2f}" if weights else ""
+    return str(len(tensors)), f"{weights:,}", output.size(total), bits
 
 
 def _facts(model: ModelFile, layout: Layout | None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from apex.cli.output import Printer, Table, mib
+from apex.cli.output import Printer, Table, size
 
 if TYPE_CHECKING:
     from apex.evaluation import Evaluator, Measured, ModelResult
@@ -32,7 +32,7 @@ def print_results(evaluator: Evaluator, printer: Printer) -> None:
                 printer.note(f"{result.name}: {text}")
     from apex.inference import peak_memory
 
-    printer.line(f"{evaluator.seconds:.1f} s, peak memory {mib(peak_memory())} MiB")
+    printer.line(f"{evaluator.seconds:.1f} s, peak memory {size(peak_memory())}")
 
 
 def _pair(value: Measured, digits: int, factor: float = 1.0) -> str:
@@ -123,8 +123,7 @@ def _print_speed(results: list[ModelResult], printer: Printer) -> None:
 
 
 def _size(result: ModelResult) -> Iterator[str]:
-    size = result.file_bytes
-    yield f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
+    yield size(result.file_bytes)
     yield f"{8 * result.file.bytes / max(result.file.weights, 1):.3f}"
 
 

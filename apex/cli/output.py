@@ -22,9 +22,8 @@ __all__ = [
     "complain",
     "finite",
     "is_terminal",
-    "mib",
-    "mib_and_gib",
     "printable",
+    "size",
     "stderr",
 ]
 
@@ -184,11 +183,6 @@ def finite(data: Any) -> Any:
     return data
 
 
-def mib(size: int) -> str:
-    """Bytes as MiB with two decimals."""
-    return f"{size / 2**20:,.2f}"
-
-
-def mib_and_gib(size: int) -> str:
-    """Bytes as both, for people."""
-    return f"{mib(size)} MiB ({size / 2**30:.2f} GiB)"
+def size(count: int) -> str:
+    """Bytes for people: in GiB from one of them on, in MiB below."""
+    return f"{count / 2**30:,.2f} GiB" if count >= 2**30 else f"{count / 2**20:.2f} MiB"

@@ -16,7 +16,7 @@ from apex.cli.arguments import JsonArgument, OverwriteArgument, PlanArguments
 from apex.cli.calibrating import planned_matrix
 from apex.cli.output import Printer, Table
 from apex.cli.values import is_automatic
-from apex.errors import UsageError
+from apex.errors import ImatrixError, UsageError
 
 if TYPE_CHECKING:
     from apex import ModelFile, Plan, Recipe
@@ -30,7 +30,7 @@ class ShowPlanArguments(JsonArgument, OverwriteArgument, PlanArguments):
     """What ``apex plan`` is given."""
 
     all_tiers: Annotated[
-        bool, typer.Option("--all-tiers", help="Compare the sizes of all tiers.")
+        bool, typer.Option("--all-tiers", help="Compare the sizes of all tiers, as without a tier.")
     ] = False
     tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False
     export: Annotated[
@@ -40,27 +40,61 @@ class ShowPlanArguments(JsonArgument, OverwriteArgument, PlanArguments):
 
 
 def plan(given: ShowPlanArguments) -> None:
-    """Show what would be written: types, reasons and sizes. Reads headers only."""
+    """Show what would be written: types, reasons and sizes. Reads headers only.
+
+    Without a tier or a file type, the sizes of all tiers are compared.
+    """
     import apex
 
     printer = Printer(json=given.json)
     chosen = given.plan_options()
     if is_automatic(given.imatrix):
         chosen["imatrix"] = planned_matrix(given.model, printer)
-    if given.all_tiers:
-        if given.tier or given.file_type or given.export or given.tensors:
-            raise UsageError(
-                "--all-tiers goes without --tier, --type, --export and --tensors.", "leave them out"
-            )
+    if _is_of_all_tiers(given):
         _compare_tiers(apex.open_model(given.model), chosen, printer)
         return
-    plan = apex.plan(given.model, **chosen)
+    plan = _plan_or_sizes(given, chosen, printer)
     if given.export is not None:
-        _export(plan, given.export, chosen, printer, overwrite=given.overwrite)
+        _export(plan, given.export, printer, overwrite=given.overwrite)
     printer.data(plan.to_dict)
     if given.tensors:
         _print_tensors(plan, printer)
     print_plan(plan, printer)
+
+
+def _is_of_all_tiers(given: ShowPlanArguments) -> bool:
+    """Whether tiers are compared: that is asked for, or no tier is named. Raises UsageError."""
+    is_one = given.tier is not None or given.file_type is not None
+    is_detailed = given.export is not None or given.tensors
+    if given.all_tiers and (is_one or is_detailed):
+        raise UsageError(
+            "--all-tiers cannot be combined with --tier, --type, --export or --tensors.",
+            "leave those out, or leave out --all-tiers",
+        )
+    if is_detailed and not is_one:
+        raise UsageError(
+            "--export and --tensors show the plan of one tier or file type.",
+            "add --tier NAME (apex tiers lists them) or --type TYPE",
+        )
+    return not is_one
+
+
+def _plan_or_sizes(given: ShowPlanArguments, chosen: PlanOptions, printer: Printer) -> Plan:
+    """The plan; without an importance matrix that it needs, one that only shows the sizes."""
+    import apex
+
+    try:
+        return apex.plan(given.model, **chosen)
+    except ImatrixError as error:
+        if given.imatrix is not None or given.export is not None:
+            raise
+        sizes_only: PlanOptions = {**chosen, "sizes_only": True}
+        plan = apex.plan(given.model, **sizes_only)
+        printer.note(
+            f"{error.message} The sizes are right without one, but quantize needs it: "
+            "--imatrix FILE, or --imatrix auto to make one."
+        )
+        return plan
 
 
 def print_plan(plan: Plan, printer: Printer) -> None:
@@ -74,28 +108,28 @@ def print_plan(plan: Plan, printer: Printer) -> None:
 
 def print_roles(plan: Plan, title: str, printer: Printer) -> None:
     """A line per role, the sums, and the size of the output."""
-    numbers = ("tensors", "from MiB", "to MiB", "bits/weight")
+    numbers = ("tensors", "from", "to", "bits/weight")
     table = Table(title, ("role", "types", *numbers), numbers)
     for total in plan.by_role():
         table.add(
             total.role.value,
             ", ".join(total.types),
             total.tensors,
-            output.mib(total.source_bytes),
-            output.mib(total.bytes),
+            output.size(total.source_bytes),
+            output.size(total.bytes),
             f"{total.bits_per_weight:.2f}",
         )
     table.add_total(
         "all",
         "",
         len(plan.tensors),
-        output.mib(plan.model.bytes),
-        output.mib(plan.tensor_bytes),
+        output.size(plan.model.bytes),
+        output.size(plan.tensor_bytes),
         f"{plan.bits_per_weight:.2f}",
     )
     printer.table(table)
     files = f" in {len(plan.files)} files" if len(plan.files) > 1 else ""
-    printer.line(f"output: {output.mib_and_gib(plan.file_bytes)}{files}")
+    printer.line(f"output: {output.size(plan.file_bytes)}{files}")
 
 
 def _print_fallbacks(plan: Plan, printer: Printer) -> None:
@@ -108,40 +142,37 @@ def _print_fallbacks(plan: Plan, printer: Printer) -> None:
         return
     table = Table(
         "Fallbacks: rows that do not divide into whole blocks of the type asked for",
-        ("role", "columns", "asked for", "written", "tensors", "MiB more"),
-        ("columns", "tensors", "MiB more"),
+        ("role", "columns", "asked for", "written", "tensors", "costs"),
+        ("columns", "tensors", "costs"),
     )
     for (role, columns, wanted, written), tensors in groups.items():
         cost = sum(tensor.fallback_bytes for tensor in tensors)
-        table.add(role, columns, wanted, written, len(tensors), output.mib(cost))
+        table.add(role, columns, wanted, written, len(tensors), output.size(cost))
     printer.line()
     printer.table(table)
 
 
 def _print_tensors(plan: Plan, printer: Printer) -> None:
-    table = Table("", ("tensor", "shape", "from", "to", "MiB", "why"), ("MiB",))
+    table = Table("", ("tensor", "shape", "from", "to", "size", "why"), ("size",))
     for tensor in plan.tensors:
         table.add(
             tensor.name,
             " x ".join(map(str, tensor.source.shape)),
             tensor.source.type,
             tensor.type,
-            output.mib(tensor.bytes),
+            output.size(tensor.bytes),
             tensor.reason,
         )
     printer.table(table)
 
 
-def _export(
-    plan: Plan, path: Path, chosen: PlanOptions, printer: Printer, *, overwrite: bool
-) -> None:
+def _export(plan: Plan, path: Path, printer: Printer, *, overwrite: bool) -> None:
     from apex.files import OutputSet, check_output
-    from apex.planning import files_read
 
     text = plan.tensor_type_file()
     if not text.strip():
         raise UsageError("There is nothing to export: no tensor changes.", "choose a tier")
-    check_output([path], (*plan.model.files, *files_read(chosen)), overwrite=overwrite)
+    check_output([path], plan.inputs, overwrite=overwrite)
     with OutputSet([path]) as output_set:
         output_set.files[0].write(text.encode())
         output_set.commit()
@@ -161,17 +192,16 @@ def _compare_tiers(model: ModelFile, chosen: PlanOptions, printer: Printer) -> N
         tier_options: PlanOptions = {**chosen, "tier": recipe.name, "sizes_only": True}
         plans.append((recipe, apex.plan(model, **tier_options)))
     printer.data(lambda: [_tier_to_dict(recipe, plan) for recipe, plan in plans])
-    numbers = ("MiB", "GiB", "bits/weight", "fallbacks")
+    numbers = ("size", "bits/weight", "fallbacks")
     table = Table(
-        f"{model.path.name}, {output.mib_and_gib(model.bytes)}, as every tier",
+        f"{model.path.name}, {output.size(model.bytes)}, as every tier",
         ("tier", *numbers, "base", "imatrix"),
         numbers,
     )
     for recipe, plan in plans:
         table.add(
             recipe.name,
-            output.mib(plan.file_bytes),
-            f"{plan.file_bytes / 2**30:.2f}",
+            output.size(plan.file_bytes),
             f"{plan.bits_per_weight:.2f}",
             len(plan.fallbacks),
             recipe.base,

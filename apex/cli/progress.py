@@ -59,6 +59,7 @@ def _bar(*, in_bytes: bool) -> Iterator[Stage]:
         bars.BarColumn(bar_width=20),
         *amounts,
         bars.TimeRemainingColumn(),
+        bars.TextColumn("left"),
         bars.TextColumn(
             "{task.fields[what]}",
             style="dim",

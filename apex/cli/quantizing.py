@@ -22,13 +22,18 @@ from apex.cli.output import Printer
 from apex.cli.planning import print_plan, print_roles
 from apex.cli.progress import showing_progress
 from apex.cli.stopping import ending
-from apex.cli.values import is_automatic, parse_devices, parse_size
+from apex.cli.values import is_automatic, parse_devices, parse_layers, parse_size
+from apex.cli.verifying import compare, print_report, require_sound
+from apex.errors import UsageError
 
 if TYPE_CHECKING:
-    from apex import Plan, QuantizeResult
+    from apex import QuantizeResult, VerifyReport
+    from apex.calibration import CollectOptions
     from apex.planning import PlanOptions
 
 __all__ = ["print_result", "quantize"]
+
+_AUTO = "Making an importance matrix, with --imatrix auto"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,28 +75,88 @@ class QuantizeArguments(
             rich_help_panel=FILES,
         ),
     ] = False
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify",
+            help="Compare what was written with the model, as apex verify does.",
+            rich_help_panel=FILES,
+        ),
+    ] = False
+    chunks: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Run at most N chunks of the built-in texts.",
+            rich_help_panel=_AUTO,
+        ),
+    ] = None
+    ctx_size: Annotated[
+        int | None,
+        typer.Option(
+            "--ctx-size",
+            "-c",
+            min=4,
+            metavar="N",
+            help="Tokens of a chunk; 512 by default.",
+            rich_help_panel=_AUTO,
+        ),
+    ] = None
+    gpu_layers: Annotated[
+        str | None,
+        typer.Option(
+            "--gpu-layers",
+            "-ngl",
+            metavar="N|all",
+            help="Layers that run on GPUs, counted from the output; none by default.",
+            rich_help_panel=_AUTO,
+        ),
+    ] = None
+
+    def collect_options(self) -> CollectOptions | None:
+        """How an importance matrix is made; None for the defaults. Raises UsageError."""
+        given = (self.chunks, self.ctx_size, self.gpu_layers)
+        if all(value is None for value in given):
+            return None
+        if not is_automatic(self.imatrix):
+            raise UsageError(
+                "--chunks, --ctx-size and --gpu-layers are for making an importance matrix.",
+                "add --imatrix auto",
+            )
+        from apex.calibration import CollectOptions
+        from apex.inference import RunOptions
+
+        run = RunOptions(
+            context_length=self.ctx_size or RunOptions.context_length,
+            gpu_layers=parse_layers(self.gpu_layers or "0"),
+        )
+        return CollectOptions(run=run, chunks=self.chunks)
 
 
 def quantize(given: QuantizeArguments) -> None:
     """Quantize a model. Everything is checked before the first byte is written."""
     import apex
     from apex.gpu import choose_gpus
+    from apex.quantizing import check_plan_outputs
 
     printer = Printer(quiet=given.quiet, json=given.json)
     memory = parse_size(given.max_memory, "--max-memory")
     devices = parse_devices(given.device)
     choose_gpus(given.backend, devices)  # before an importance matrix is made
     wanted = given.plan_options()
+    collect_options = given.collect_options()
     made: Path | None = None
     if is_automatic(given.imatrix):
         if given.dry_run:
             wanted["imatrix"] = planned_matrix(given.model, printer)
         else:
-            wanted["imatrix"], made = _matrix_beside(given, wanted, printer)
-    plan = apex.plan(given.model, **wanted)
-    _check(plan, given, wanted)
+            wanted["imatrix"], made = _matrix_beside(given, wanted, collect_options, printer)
+    source = apex.open_model(given.model)
+    plan = apex.plan(source, **wanted)
+    check_plan_outputs([plan], [given.out], overwrite=given.overwrite)
     if given.dry_run:
-        plan.model.require_data()
+        source.require_data()
         printer.data(plan.to_dict)
         print_plan(plan, printer)
         return
@@ -107,25 +172,34 @@ def quantize(given: QuantizeArguments) -> None:
             overwrite=given.overwrite,
             backend=given.backend,
             devices=devices,
+            source=source,
             progress=lambda step: advance(step.done_bytes, step.total_bytes, step.tensor),
         )
     for text in result.notes:
         printer.note(text)
-    printer.data(lambda: _to_dict(result))
+    report = _verify(given, result, wanted, printer) if given.verify else None
+    printer.data(lambda: _to_dict(result, report))
     print_result(result, printer)
+    if report is not None:
+        printer.line()
+        print_report(report, printer, tensors=False)
+        require_sound(report, result.paths[0])
 
 
-def _check(plan: Plan, given: QuantizeArguments, wanted: PlanOptions) -> None:
-    """Raise OutputError unless the output can be written."""
-    from apex.planning import files_read
-    from apex.quantizing import check_plan_output, output_paths
-
-    paths = output_paths(plan, given.out)
-    check_plan_output(plan, paths, files_read(wanted), overwrite=given.overwrite)
+def _verify(
+    given: QuantizeArguments, result: QuantizeResult, wanted: PlanOptions, printer: Printer
+) -> VerifyReport:
+    imatrix = wanted["imatrix"]
+    path = Path(imatrix) if isinstance(imatrix, (str, Path)) else None
+    with ending(f"{result.paths[0]} is complete, but was not compared"):
+        return compare(result.paths[0], given.model, path, given.threads, printer)
 
 
 def _matrix_beside(
-    given: QuantizeArguments, wanted: PlanOptions, printer: Printer
+    given: QuantizeArguments,
+    wanted: PlanOptions,
+    collect_options: CollectOptions | None,
+    printer: Printer,
 ) -> tuple[Path, Path | None]:
     """The importance matrix beside the model, and once more if it was made now.
 
@@ -133,6 +207,7 @@ def _matrix_beside(
     """
     import apex
     from apex.calibration.automatic import calibrate_beside, expected_matrix, matrix_beside
+    from apex.quantizing import check_plan_outputs
 
     model = apex.open_model(given.model)
     found = matrix_beside(model)
@@ -143,11 +218,11 @@ def _matrix_beside(
     expecting = wanted.copy()
     expecting["imatrix"] = expected
     plan = apex.plan(model, **expecting)
-    plan.model.require_data()
-    _check(plan, given, expecting)
+    model.require_data()
+    check_plan_outputs([plan], [given.out], overwrite=given.overwrite)
     printer.say(f"making {expected.path} from the built-in texts")
     with showing_calibration(printer) as progress:
-        path, result = calibrate_beside(model, progress=progress)
+        path, result = calibrate_beside(model, options=collect_options, progress=progress)
     if result is None:
         return path, None
     print_calibration(result, printer)
@@ -159,7 +234,7 @@ def print_result(result: QuantizeResult, printer: Printer) -> None:
     plan, timings = result.plan, result.timings
     print_roles(plan, f"{plan.model.path.name} as {plan.tier or plan.file_type}", printer)
     for path in result.paths:
-        printer.line(f"wrote {path}, {output.mib_and_gib(path.stat().st_size)}")
+        printer.line(f"wrote {path}, {output.size(path.stat().st_size)}")
     speed = plan.model.bytes / max(timings.total, 1e-9) / 1e6
     stages = {"reading": timings.reading, "quantizing": timings.quantizing}
     if result.devices:
@@ -181,12 +256,12 @@ def print_result(result: QuantizeResult, printer: Printer) -> None:
         share = 100 * device.bytes / max(plan.model.bytes, 1)
         printer.line(
             f"GPU {device.index}, {device.name}: {share:.0f} % of the source, "
-            f"{output.mib_and_gib(device.memory)} of its memory; slabs of "
-            f"{output.mib_and_gib(result.slab_memory)} in this process"
+            f"{output.size(device.memory)} of its memory; slabs of "
+            f"{output.size(result.slab_memory)} in this process"
         )
 
 
-def _to_dict(result: QuantizeResult) -> dict[str, Any]:
+def _to_dict(result: QuantizeResult, report: VerifyReport | None) -> dict[str, Any]:
     return {
         "plan": result.plan.to_dict(),
         "paths": [str(path) for path in result.paths],
@@ -195,4 +270,5 @@ def _to_dict(result: QuantizeResult) -> dict[str, Any]:
         "devices": [vars(device) for device in result.devices],
         "slab_memory": result.slab_memory,
         "notes": list(result.notes),
+        "verification": None if report is None else report.to_dict(),
     }

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from apex.cli.arguments import ThreadsArgument
-from apex.errors import UsageError
+from apex.cli.values import parse_layers
 
 if TYPE_CHECKING:
     from apex.inference import RunOptions
@@ -92,16 +92,5 @@ class RunArguments(ThreadsArgument):
             threads=self.threads,
             cache_type_k=self.cache_type_k.upper(),
             cache_type_v=self.cache_type_v.upper(),
-            gpu_layers=_layers(self.gpu_layers),
+            gpu_layers=parse_layers(self.gpu_layers),
         )
-
-
-def _layers(text: str) -> int:
-    if text == "all":
-        return -1
-    try:
-        return int(text)
-    except ValueError:
-        raise UsageError(
-            f"{text} is not a number of layers.", "use --gpu-layers N, or all"
-        ) from None

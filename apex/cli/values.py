@@ -11,7 +11,7 @@ from apex.errors import UsageError
 if TYPE_CHECKING:
     from apex.planning.options import MetadataValue
 
-__all__ = ["is_automatic", "parse_devices", "parse_override", "parse_size"]
+__all__ = ["is_automatic", "parse_devices", "parse_layers", "parse_override", "parse_size"]
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", re.IGNORECASE | re.ASCII)
 
@@ -32,7 +32,7 @@ def parse_size(text: str, option: str, unit: int = 1024) -> int:
         base = 1024 if match[3] else unit
         size = int(float(match[1]) * base ** " KMGT".index(match[2].upper() or " "))
     if size < 1:
-        raise UsageError(f"{option} {text} is no size.", "write it like 2G or 500M")
+        raise UsageError(f"{option} {text} is not a size.", "write it like 2G or 500M")
     return size
 
 
@@ -42,7 +42,9 @@ def parse_devices(text: str | None) -> list[int] | None:
         return None
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() for part in parts):
-        raise UsageError(f"--device {text} makes no sense.", "write it like 0 or 0,1")
+        raise UsageError(
+            f"--device {text} does not name GPUs.", "give their numbers, as in 0 or 0,1"
+        )
     return [int(part) for part in parts]
 
 
@@ -64,6 +66,18 @@ def parse_override(text: str) -> tuple[str, MetadataValue]:
         raise ValueError
     except (ValueError, KeyError):
         raise UsageError(
-            f"--override-kv {text} makes no sense.",
+            f"--override-kv {text} is not of the form KEY=TYPE:VALUE.",
             "write KEY=int:5, KEY=float:0.5, KEY=bool:true or KEY=str:text",
+        ) from None
+
+
+def parse_layers(text: str) -> int:
+    """The value of --gpu-layers; -1 for all. Raises UsageError."""
+    if text == "all":
+        return -1
+    try:
+        return int(text)
+    except ValueError:
+        raise UsageError(
+            f"{text} is not a number of layers.", "use --gpu-layers N, or all"
         ) from None

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from apex import VerifyReport
     from apex.verification import RoleError, TensorError
 
-__all__ = ["print_report", "verify"]
+__all__ = ["compare", "print_report", "require_sound", "verify"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,19 +56,34 @@ def verify(given: VerifyArguments) -> None:
                 f"There is no importance matrix of {given.source} beside it.",
                 "apex imatrix makes one",
             )
-    with showing_progress("comparing", printer) as advance:
-        report = apex.verify(
-            given.quantized,
-            given.source,
-            imatrix=imatrix,
-            threads=given.threads,
-            progress=lambda done, total: advance(done, total, ""),
-        )
+    report = compare(given.quantized, given.source, imatrix, given.threads, printer)
     printer.data(report.to_dict)
     print_report(report, printer, tensors=given.tensors)
+    require_sound(report, given.quantized)
+
+
+def compare(
+    quantized: Path, source: Path, imatrix: Path | None, threads: int, printer: Printer
+) -> VerifyReport:
+    """Compare a quantized model with its source, and show how far that is."""
+    import apex
+
+    with showing_progress("comparing", printer) as advance:
+        return apex.verify(
+            quantized,
+            source,
+            imatrix=imatrix,
+            threads=threads,
+            progress=lambda done, total: advance(done, total, ""),
+        )
+
+
+def require_sound(report: VerifyReport, quantized: Path) -> None:
+    """Raise DataError if a weight is NaN or infinite."""
     if report.bad_values:
+        weights = "weight that is" if report.bad_values == 1 else "weights that are"
         raise DataError(
-            f"{given.quantized} holds {report.bad_values} weights that are NaN or infinite.",
+            f"{quantized} holds {report.bad_values} {weights} NaN or infinite.",
             "quantize it again",
         )
 
