@@ -7,13 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from apex.files import OutputSet, check_output
+from apex.reporting.loading import load_results
 from apex.reporting.markdown import render_csv, render_markdown
 from apex.reporting.page import render_page
 from apex.reporting.plots import draw
-from apex.reporting.results import Results, load_results
+from apex.reporting.results import Results
 from apex.reporting.tables import sections
 
 __all__ = ["report"]
+
+_PAGE, _MARKDOWN, _CSV = "index.html", "report.md", "results.csv"
 
 # A title of more characters counts the models instead of naming them.
 _TITLE_LENGTH = 80
@@ -34,13 +37,15 @@ def report(
     Raises UsageError for files that do not hold results, or without matplotlib; OutputError.
     """
     target = Path(folder)
+    # Here what can be known before anything is drawn; the names of the plots come later.
+    check_output([target / name for name in (_PAGE, _MARKDOWN, _CSV)], results, overwrite=overwrite)
     loaded = load_results(results)
     title, summary, parts = _title(loaded), _summary(loaded), sections(loaded)
     plots = draw(loaded)
     contents = {
-        "index.html": render_page(title, summary, loaded, parts, plots).encode(),
-        "report.md": render_markdown(title, summary, loaded.notes, parts, plots).encode(),
-        "results.csv": render_csv(loaded).encode(),
+        _PAGE: render_page(title, summary, loaded, parts, plots).encode(),
+        _MARKDOWN: render_markdown(title, summary, loaded.notes, parts, plots).encode(),
+        _CSV: render_csv(loaded).encode(),
         **{f"{plot.name}.png": plot.png for plot in plots},
     }
     paths = tuple(target / name for name in contents)

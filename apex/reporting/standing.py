@@ -59,9 +59,7 @@ def standing(kl: float, same_top: float) -> str:
     the most likely.
     """
     if math.isnan(kl):
-        return (
-            "the KL divergence is not a finite number: the file is damaged, or the model overflows"
-        )
+        return "not comparable: the KL divergence is not a finite number"
     name = next((name for limit, name in _WORDS if kl <= limit), "very far from the reference")
     return f"{name}: mean KL {kl:.4f} {compared_with_published(kl)}; {_changes(same_top)}"
 

@@ -10,93 +10,13 @@ import resource
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 from matplotlib import image
+from support.evaluations import measured, only_perplexity, results, written
 
 import apex
 from apex.errors import OutputError, UsageError
-from apex.reporting.results import load_results
-from apex.reporting.tables import by_setting
-
-TYPES = ("Q6_K", "Q4_K", "IQ2_XXS")
-
-
-def measured(value: float) -> dict[str, float]:
-    return {"value": value, "error": value / 50}
-
-
-def results(models: int = 3, **settings: Any) -> dict[str, Any]:
-    """What ``apex eval`` writes, with invented numbers."""
-
-    def model(index: int) -> dict[str, Any]:
-        is_reference = index == 0
-        kl = {**measured(0.002 * 3**index), "median": 0.001, "p99.9": 0.2, "maximum": 2.0 * index}
-        return {
-            "name": "model-f16" if is_reference else f"model-<{index}>",
-            "path": f"/somewhere/{index}.gguf",
-            "is_reference": is_reference,
-            "bytes": (8 - index) * 2**30,
-            "bits_per_weight": 16.0 - 4 * index,
-            "architecture": "qwen35moe",
-            "sha256": {"x": str(index)},
-            "perplexity": {**measured(6.5 + index / 10), "positions": 1000, "chunks": 4},
-            "divergence": None
-            if is_reference
-            else {"kl": kl, "same_top": measured(0.9), "dp_rms": measured(0.02)},
-            "mtp_agreement": measured(0.7),
-            "mtp_perplexity": measured(20.0),
-            "tasks": [
-                {
-                    "kind": "hellaswag", "name": "val", "accuracy": 0.6, "error": 0.02,
-                    "interval": [0.5, 0.7], "correct": 240, "tasks": 400, "chance": 0.25,
-                }
-            ],
-            "speed": {"repetitions": 5, "pp512": measured(900.0), "tg128": measured(40.0)},
-            "tensors": [
-                {
-                    "name": f"blk.{layer}.{name}.weight", "layer": layer, "role": role,
-                    "type": TYPES[(layer + index) % 3],
-                    "bits_per_weight": 2.0 + (layer + index) % 3,
-                    "rmse": None if is_reference else 0.01 * (layer + 1),
-                }
-                for layer in range(6)
-                for name, role in (("attn_q", "attention"), ("ffn_up_exps", "routed expert"))
-            ],
-        }  # fmt: skip
-
-    return {
-        "format": "apex evaluation 1",
-        "complete": True,
-        "apex": "1",
-        "llama.cpp": "2",
-        "machine": {"processor": "a processor", "threads": 2},
-        "settings": {
-            "context_length": 512, "cache_type_k": "F16", "cache_type_v": "F16",
-            "text": "wiki.txt", "tasks": [], **settings,
-        },
-        "seconds": 5.0,
-        "peak_memory_bytes": 2**30,
-        "notes": [],
-        "models": [model(index) for index in range(models)],
-    }  # fmt: skip
-
-
-def written(folder: Path, *runs: dict[str, Any]) -> list[Path]:
-    paths = [folder / f"{index}.json" for index in range(len(runs))]
-    for path, run in zip(paths, runs, strict=True):
-        path.write_text(json.dumps(run))
-    return paths
-
-
-def only_perplexity(run: dict[str, Any]) -> dict[str, Any]:
-    """The same with all else left out: one plot is quick to draw."""
-    for model in run["models"]:
-        for key in ("divergence", "mtp_agreement", "mtp_perplexity", "speed"):
-            model[key] = None
-        model["tasks"] = model["tensors"] = []
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -225,29 +145,6 @@ def test_in_a_browser(page_of_long_names: Path, tmp_path: Path, width: int) -> N
     assert seen["wide"] <= 0  # nothing sticks out of the window
 
 
-def test_results_are_joined(tmp_path: Path) -> None:
-    """A file is one model; its numbers in another setting stand beside those in the first."""
-    first, second, third = results(2), results(2), results(2, cache_type_k="Q8_0")
-    for model in first["models"]:
-        model["speed"] = None
-    for model in second["models"]:
-        model["perplexity"] = model["divergence"] = None
-        model["tasks"][0]["name"] = "other"
-    third["complete"] = False
-    joined = load_results(written(tmp_path, first, second, third))
-    assert [model.label for model in joined.models] == ["model-<1>", "model-f16"]
-    caches = {"KV cache F16", "KV cache Q8_0 and F16"}
-    for measured in (joined.texts, joined.speeds):
-        assert {
-            (setting, result.model.label)
-            for setting, results in by_setting(measured)
-            for result in results
-        } == {(cache, model.label) for cache in caches for model in joined.models}
-    names = [result.task for result in joined.tasks if result.model is joined.models[0]]
-    assert sorted(names) == ["hellaswag (other)", "hellaswag (val)", "hellaswag (val)"]
-    assert joined.notes == ["2.json is of a run that was stopped; its numbers are of a part."]
-
-
 def test_contexts_are_settings_of_a_measurement(tmp_path: Path) -> None:
     """Three models, two of them over a second context: three models, three maps at most."""
     longer = results(2, context_length=2048)
@@ -259,40 +156,6 @@ def test_contexts_are_settings_of_a_measurement(tmp_path: Path) -> None:
     assert len([path for path in others if path.name.startswith("map-")]) == 2
     for text in ("context of 512 tokens", "context of 2048 tokens", "6.6000", "7.6000"):
         assert text in seen
-
-
-@pytest.mark.parametrize(
-    ("change", "expected"),
-    [
-        ({"text": "other.txt"}, {"text wiki.txt", "text other.txt"}),
-        ({"text_sha256": "b" * 64}, {"SHA-256 aaaaaaaa…", "SHA-256 bbbbbbbb…"}),
-        ({"cache_type_v": "Q4_0"}, {"KV cache F16", "KV cache F16 and Q4_0"}),
-    ],
-)
-def test_what_is_not_comparable_is_kept_apart(
-    tmp_path: Path, change: dict[str, str], expected: set[str]
-) -> None:
-    same = results(text_sha256="a" * 64)
-    joined = load_results(written(tmp_path, same, {**same, "settings": same["settings"] | change}))
-    assert {setting for setting, _ in by_setting(joined.texts)} == expected
-    assert len(joined.models) == 3 and len(joined.texts) == 6
-
-
-def test_more_chunks_are_another_measurement(tmp_path: Path) -> None:
-    longer = results()
-    for model in longer["models"]:
-        model["perplexity"]["chunks"] = 400
-    joined = load_results(written(tmp_path, results(), longer))
-    assert [setting for setting, _ in by_setting(joined.texts)] == ["4 chunks", "400 chunks"]
-
-
-def test_a_model_is_known_by_its_hash_or_else_by_its_path(tmp_path: Path) -> None:
-    moved, unhashed, another = results(1), results(1), results(1)
-    moved["models"][0]["path"] = "/elsewhere/model-f16.gguf"
-    unhashed["models"][0]["sha256"] = {}
-    another["models"][0] |= {"path": "/old/model-f16.gguf", "sha256": {"x": "another"}}
-    joined = load_results(written(tmp_path, results(1), moved, unhashed, another))
-    assert [model.label for model in joined.models] == ["somewhere/model-f16", "old/model-f16"]
 
 
 def test_one_number_is_enough(tmp_path: Path) -> None:
