@@ -10,8 +10,8 @@ __all__ = ["fold", "lay_out", "text_width"]
 _GAP = 2
 # To what a column of text may shrink; numbers keep their width.
 _NARROWEST = 18
-# A name is folded where it is longer; otherwise a line would hold little else.
-_NARROWEST_NAME = 20
+# To what all columns of names may shrink together.
+_NARROWEST_NAMES = 20
 
 _SIGNS = "-_./,|:;="
 
@@ -54,7 +54,9 @@ def _blocks(
         yield everything, natural
         return
     narrowest = [
-        size if is_number else min(size, _NARROWEST if column >= names else _NARROWEST_NAME)
+        size
+        if is_number
+        else min(size, _NARROWEST if column >= names else _NARROWEST_NAMES // names)
         for column, (size, is_number) in enumerate(zip(natural, numbers, strict=True))
     ]
     whole = _shrunk(natural, narrowest, width)

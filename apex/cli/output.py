@@ -86,8 +86,7 @@ class Printer:
 
     def paragraph(self, text: str) -> None:
         """Sentences on stdout; a terminal's lines are broken between words."""
-        width = _width(sys.stdout)
-        for line in [text] if width is None else fold(printable(text), width):
+        for line in _sentence(text, _width(sys.stdout)):
             self.line(line)
 
     def table(self, table: Table) -> None:
@@ -95,12 +94,13 @@ class Printer:
         if self.quiet or self.json:
             return
         emphasized = _bold if is_terminal(sys.stdout) else str
-        if table.heading:
-            self._write(emphasized(printable(table.heading)))
+        width = _width(sys.stdout)
+        for line in _sentence(table.heading, width) if table.heading else ():
+            self._write(emphasized(line))
         rows = [tuple(table.columns), *table.rows]
         numbers = [column in table.numbers for column in table.columns]
         total = len(rows) - 1 if table.has_total else 0
-        for row, line in lay_out(rows, numbers, _width(sys.stdout), names=table.names):
+        for row, line in lay_out(rows, numbers, width, names=table.names):
             self._write(emphasized(line) if row in (0, total) else line)
         self._write("")
 
@@ -161,6 +161,11 @@ def _bold(text: str) -> str:
 def _width(stream: TextIO) -> int | None:
     """Columns of the terminal; None where there is none, for a pipe and a file have no width."""
     return shutil.get_terminal_size().columns if stream.isatty() else None
+
+
+def _sentence(text: str, width: int | None) -> list[str]:
+    """In lines for a terminal, and in one for everything else."""
+    return [printable(text)] if width is None else fold(printable(text), width)
 
 
 def printable(text: str) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from apex.errors import UsageError
-from apex.reporting.drawing import COLOURS, MARKERS, Plot, finish, new_figure, readable
+from apex.reporting.drawing import COLOURS, MARKERS, Plot, finish, in_lines, new_figure, readable
 from apex.reporting.maps import draw_map
 from apex.reporting.results import Model, Number, Results, TaskResult
 from apex.reporting.tables import by_setting
@@ -103,16 +103,11 @@ def _scatter(axes: Axes, points: Sequence[_Point], models: Sequence[Model] = ())
     for index, model in enumerate(models):
         marker = "o" if len(settings) == 1 else "_"
         colour = COLOURS[index % len(COLOURS)]
-        axes.plot([], [], marker, color=colour, label=_short(model.label), markeredgewidth=3)
+        axes.plot([], [], marker, color=colour, label=in_lines(model.label), markeredgewidth=3)
     for index, setting in enumerate(settings if len(settings) > 1 else ()):
-        axes.plot([], [], MARKERS[index % len(MARKERS)], color="#555555", label=_short(setting))
+        axes.plot([], [], MARKERS[index % len(MARKERS)], color="#555555", label=in_lines(setting))
     axes.set_xlabel(f"file size, {name}")
     axes.margins(0.08)
-
-
-def _short(label: str, length: int = 38) -> str:
-    """Long names in lines of their own, so that they leave room for the plot."""
-    return "\n".join(label[at : at + length] for at in range(0, len(label), length))
 
 
 def _legend(figure: Figure, axes: Axes) -> None:
@@ -184,6 +179,7 @@ def _speed_against_size(results: Results) -> Figure | None:
         for setting, here in by_setting(results.speeds)
         for result in here
         for kind, number in result.speeds.items()
+        if math.isfinite(number.value)
     ]
     kinds = list(dict.fromkeys(kind for kind, _ in speeds))
     if not kinds:
@@ -194,7 +190,7 @@ def _speed_against_size(results: Results) -> Figure | None:
         what = "prompt processing" if kind.startswith("pp") else "token generation"
         axes.set_title(f"{what} ({kind})")
         axes.set_ylabel("tokens per second")
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.1 * max(point.number.value for other, point in speeds if other == kind))
     _legend(figure, panels[0])
     return figure
 
@@ -218,11 +214,11 @@ def _kl_bars(results: Results) -> Figure | None:
         places = [index + (kind - 1) * thickness for index in range(len(bars))]
         drawn = axes.barh(places, values, thickness, label=name, color=colour)
         axes.bar_label(drawn, [f"{value:.4g}" for value in values], padding=3, fontsize=7)
-    axes.set_yticks(range(len(bars)), [point.label for point, _ in bars])
+    axes.set_yticks(range(len(bars)), [in_lines(point.label) for point, _ in bars])
     axes.invert_yaxis()
     axes.set_xscale("log")
-    readable(axes.xaxis)
     axes.margins(x=0.15)
+    readable(axes.xaxis)
     axes.set_xlabel("KL divergence, nats")
     axes.grid(visible=False, axis="y")
     figure.legend(loc="outside upper center", ncols=3, frameon=False)
@@ -240,7 +236,8 @@ def _task_bars(results: Results) -> Figure | None:
         return None
     names = list(dict.fromkeys(name for name, _, _ in tasks))
     labels = list(dict.fromkeys(point.label for _, point, _ in tasks))
-    figure, (axes,) = new_figure(width=max(6.0, 1.2 + 1.9 * len(names)))
+    lines = sum(1.5 + in_lines(label).count("\n") for label in labels)
+    figure, (axes,) = new_figure(width=4.0 + 1.9 * len(names), height=max(4.2, 0.16 * lines))
     width = 0.8 / len(labels)
     for index, label in enumerate(labels):
         here = [
@@ -252,7 +249,7 @@ def _task_bars(results: Results) -> Figure | None:
             width,
             yerr=[100 * result.accuracy.error for _, result in here],
             error_kw={"elinewidth": 1, "capsize": 2},
-            label=_short(label),
+            label=in_lines(label),
             color=COLOURS[index % len(COLOURS)],
             alpha=1.0 if index < len(COLOURS) else 0.6,
         )
@@ -260,7 +257,7 @@ def _task_bars(results: Results) -> Figure | None:
     axes.set_xticks(range(len(names)), [name.replace(" (", "\n(") for name in names])
     axes.set_ylabel("accuracy, %")
     axes.grid(visible=False, axis="x")
-    figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=8)
+    _legend(figure, axes)
     return figure
 
 

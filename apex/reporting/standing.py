@@ -69,7 +69,8 @@ def compared_with_published(kl: float) -> str:
     first, last = PUBLISHED[0], PUBLISHED[-1]
     alike = [entry for entry in PUBLISHED if entry.lowest <= kl <= entry.highest]
     if alike:
-        names = " and ".join(entry.name for entry in alike)
+        *others, last_name = (entry.name for entry in alike)
+        names = f"{', '.join(others)} and {last_name}" if others else last_name
         return f"is like the published {names} ({_span(alike)})"
     if kl < first.lowest:
         return f"is below all published ones, {first.name} included ({first.range})"

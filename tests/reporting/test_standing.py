@@ -37,6 +37,7 @@ def test_the_published_figures() -> None:
         (0.0043, "very close", "is like the published Q8_0 (0.0031 to 0.0059)"),
         (0.0065, "close", "between the published Q8_0 (up to 0.0059) and i-balanced (from 0.0074)"),
         (0.0110, "close", "like the published balanced and i-quality (0.0080 to 0.0141)"),
+        (0.0115, "close", "like the published balanced, i-quality and quality (0.0080 to 0.0155)"),
         (0.02, "at some distance", "between the published quality (up to 0.0155) and i-compact"),
         (0.07, "far", "between the published compact (up to 0.0614) and mini (from 0.0862)"),
         (2.0, "very far", "is above all published ones, mini included (0.0862 to 0.1015)"),
