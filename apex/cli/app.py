@@ -16,6 +16,7 @@ from typing import Any
 import typer
 
 from apex.cli.arguments import as_command
+from apex.cli.coercion import Command, Group
 from apex.cli.output import complain
 from apex.errors import ApexError
 
@@ -42,7 +43,8 @@ class _Command:
 
     def add_to(self, app: typer.Typer) -> None:
         function = getattr(import_module(f"apex.cli.{self.module}"), self.function)
-        app.command(name=self.name, epilog=_examples(*self.examples))(as_command(function))
+        epilog = _examples(*self.examples)
+        app.command(self.name, cls=Command, epilog=epilog)(as_command(function))
 
 
 _COMMANDS = (
@@ -137,7 +139,7 @@ def _examples(*lines: str) -> str:
     return "\n".join(("Examples:", *(f"  {line}" for line in lines)))
 
 
-class _CollectByDefault(typer.core.TyperGroup):
+class _CollectByDefault(Group):
     """``apex imatrix MODEL`` is ``apex imatrix collect MODEL``."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -154,6 +156,7 @@ def _make_command(first: str) -> Any:
     """
     app = typer.Typer(
         name="apex",
+        cls=Group,
         epilog=_EXIT_STATUS,
         add_completion=False,
         pretty_exceptions_enable=False,
