@@ -11,21 +11,21 @@
 #include "engine/parallel.h"
 #include "evaluate/draw.h"
 #include "evaluate/likelihood.h"
-#include "imatrix/accumulator.h"
 #include "llama/context.h"
 #include "llama/devices.h"
 #include "llama/model.h"
 #include "register.h"
+#include "statistics/squares.h"
 
 namespace apex::bind {
 
 namespace {
 
-using imatrix::Accumulator;
 using llama::Batch;
 using llama::Context;
 using llama::ContextOptions;
 using llama::Model;
+using statistics::Accumulator;
 
 using Tokens = py::array_t<int32_t, py::array::c_style | py::array::forcecast>;
 using Indices = py::array_t<int64_t, py::array::c_style | py::array::forcecast>;

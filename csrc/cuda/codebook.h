@@ -8,7 +8,7 @@
 
 #include "cuda/neighbours.h"
 #include "cuda/super_blocks.h"
-#include "kernels/iq23.h"
+#include "formats/iq23.h"
 
 namespace apex {
 namespace {

@@ -2,7 +2,7 @@
 #include <ggml.h>
 
 #include "cuda/weights.h"
-#include "kernels/dequantize.h"
+#include "formats/dequantize.h"
 
 namespace apex::cuda {
 

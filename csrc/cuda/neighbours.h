@@ -6,7 +6,7 @@
 #pragma once
 
 #include "cuda/weights.h"
-#include "kernels/snap.h"
+#include "searches/snap.h"
 
 namespace apex {
 namespace {
@@ -38,8 +38,9 @@ struct Neighbours {
     static_assert(groups * pieces < 1 << 16);
 };
 
-// Terms of the distances (lane/nearest.h) of one group. A level times `step` and the group's place
-// are different bits of an index, so that finding a term takes a shift and one logical operation.
+// Terms of the distances (searches/nearest.h) of one group. A level times `step` and the group's
+// place are different bits of an index, so that finding a term takes a shift and one logical
+// operation.
 template <int step>
 struct SharedTerms {
     float * values;

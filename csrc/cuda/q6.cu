@@ -2,7 +2,7 @@
 #include <ggml.h>
 
 #include "cuda/levels.h"
-#include "kernels/k_quants.h"
+#include "formats/k_quants.h"
 
 namespace apex::cuda {
 

@@ -2,7 +2,7 @@
 #include <ggml.h>
 
 #include "cuda/levels.h"
-#include "kernels/simple.h"
+#include "formats/simple.h"
 
 namespace apex::cuda {
 

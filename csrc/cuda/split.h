@@ -6,7 +6,7 @@
 
 #include "cuda/neighbours.h"
 #include "cuda/super_blocks.h"
-#include "kernels/iq1.h"
+#include "formats/iq1.h"
 
 namespace apex {
 namespace {

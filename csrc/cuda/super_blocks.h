@@ -5,8 +5,8 @@
 #include <stdexcept>
 
 #include "cuda/weights.h"
-#include "kernels/grids.h"
-#include "kernels/k_quants.h"
+#include "formats/k_quants.h"
+#include "tables/codebooks.h"
 
 namespace apex {
 namespace {

@@ -4,13 +4,13 @@
 #include <cstring>
 
 #include "cuda/arguments.h"
-#include "cuda/block.h"
-#include "kernels/batch.h"
+#include "cuda/thread_block.h"
+#include "formats/format.h"
 
 namespace apex {
 namespace {
 
-using L1 = Lane<1>;
+using L1 = Lanes<1>;
 
 // Sixteen bytes, which a thread loads at once.
 struct alignas(16) Sixteen {

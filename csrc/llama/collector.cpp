@@ -172,7 +172,7 @@ void Collector::collect_routed(const ggml_tensor * tensor, const char * data) {
     const ggml_tensor * ids = tensor->src[2];
     ids_.resize(ggml_nbytes(ids));
     ggml_backend_tensor_get(ids, ids_.data(), 0, ids_.size());
-    imatrix::Rows rows{input->ne[0], {}};
+    statistics::Rows rows{input->ne[0], {}};
     rows.of_matrix.resize(static_cast<size_t>(weights->ne[2]));
     if (ids->ne[1] != input->ne[2] || input->ne[3] != 1) {
         throw std::runtime_error(weight_name(weights) + " has inputs of an unknown form");
@@ -198,7 +198,7 @@ void Collector::collect_routed(const ggml_tensor * tensor, const char * data) {
 void Collector::collect_dense(const ggml_tensor * tensor, const char * data) {
     const ggml_tensor * weights = tensor->src[0];
     const ggml_tensor * input = tensor->src[1];
-    imatrix::Rows rows{input->ne[0], {}};
+    statistics::Rows rows{input->ne[0], {}};
     rows.of_matrix.resize(static_cast<size_t>(weights->ne[2] * weights->ne[3]));
     for (int64_t k = 0; k < input->ne[3]; ++k) {
         for (int64_t j = 0; j < input->ne[2]; ++j) {

@@ -10,7 +10,7 @@
 #include <utility>
 #include <vector>
 
-#include "imatrix/accumulator.h"
+#include "statistics/squares.h"
 
 namespace apex::llama {
 
@@ -21,7 +21,7 @@ struct CollectorOptions {
 
 class Collector {
   public:
-    Collector(std::shared_ptr<imatrix::Accumulator> target, const CollectorOptions & options)
+    Collector(std::shared_ptr<statistics::Accumulator> target, const CollectorOptions & options)
         : target_(std::move(target)), options_(options) {}
 
     // A ggml_backend_sched_eval_callback, with the collector as its user data.
@@ -51,7 +51,7 @@ class Collector {
         }
     };
 
-    std::shared_ptr<imatrix::Accumulator> target_;
+    std::shared_ptr<statistics::Accumulator> target_;
     CollectorOptions options_;
     std::exception_ptr error_;
     int64_t collected_ = 0;

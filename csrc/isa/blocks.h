@@ -1,18 +1,8 @@
-// Runs a format over rows: W blocks at a time, one per lane.
-//
-// A format is a struct of steps over one block (or super-block) of `weights` weights and `bytes`
-// bytes, whose `parts` parts are searched by themselves:
-//   sigma2   once per block   what corrects the importance: a mean of squares
-//   search   once per part    its scale, and what else is `Found`
-//   combine  once per block   all scales as integers; writes their bytes, leaves `Scales`
-//   round    once per part    the levels of its weights
-//   pack     once per block   the levels as bytes
-// Formats with a codebook have no levels: there combine writes every byte. The steps see lanes, so
-// that at width one the threads of a GPU can share a block's steps among themselves (csrc/cuda).
-// `Tables` is what the steps look up; `halves` are the places of the block's binary16 numbers.
+// Runs a format over rows on a processor: W blocks at a time, one per lane.
 #pragma once
 
-#include "kernels/table.h"
+#include "formats/format.h"
+#include "isa/kernel_table.h"
 #include "lane/transpose.h"
 
 namespace apex {
@@ -75,46 +65,6 @@ class Blocks {
     int64_t row_[L::width];
     mutable int64_t summed_row_ = -1;  // the last one, which the next blocks may be in as well
     mutable float row_sum_ = 0;
-};
-
-// Where a block has its binary16 numbers.
-template <int... places>
-struct Halves {
-    template <typename Byte>
-    APEX_HOST_DEVICE static bool any_infinite([[maybe_unused]] const Byte * bytes) {
-        return (false || ... || any((bytes[places + 1] & 0x7c) == 0x7c));
-    }
-};
-
-// For formats that look nothing up.
-struct NoTables {
-    static const NoTables & get() {
-        static const NoTables none;
-        return none;
-    }
-};
-
-// What formats have in common, unless they say otherwise.
-struct FormatDefaults {
-    using Tables = NoTables;
-    static constexpr bool has_levels = true;
-    static constexpr bool leaves_levels = false;  // search writes levels that round may keep
-    static constexpr bool by_row = false;         // sigma2 is the mean square of the whole row
-    static constexpr bool keeps_weights = false;  // combine needs the weights of all parts
-
-    template <typename L>
-    struct Scales {};
-
-    // How many parts a search takes at a time.
-    template <typename L, bool weighted>
-    APEX_HOST_DEVICE static constexpr int together() {
-        return 1;
-    }
-
-    template <typename L, bool weighted, typename Weights>
-    APEX_HOST_DEVICE static typename L::F sigma2(Weights) {
-        return L::all(0.f);
-    }
 };
 
 // All steps over the blocks of one lane each. Returns whether a weight is too large.
@@ -187,12 +137,6 @@ void quantize_blocks(const Rows & rows) {
                         Format::bytes);
         }
     }
-}
-
-template <typename I, typename Out>
-APEX_HOST_DEVICE inline void put_half(I half, Out bytes) {
-    bytes[0] = half & 255;
-    bytes[1] = half >> 8 & 255;
 }
 
 }  // namespace

@@ -6,15 +6,15 @@
 #include <optional>
 
 #include "arguments.h"
-#include "imatrix/accumulator.h"
 #include "register.h"
+#include "statistics/squares.h"
 
 namespace apex::bind {
 
 namespace {
 
-using imatrix::Accumulator;
-using imatrix::Entry;
+using statistics::Accumulator;
+using statistics::Entry;
 using Floats = py::array_t<float, py::array::c_style | py::array::forcecast>;
 using Ids = py::array_t<int32_t, py::array::c_style | py::array::forcecast>;
 using Ints = py::array_t<int64_t, py::array::c_style | py::array::forcecast>;
@@ -31,7 +31,7 @@ void add(Accumulator & accumulator, const std::string & name, const Floats & act
     if (experts.has_value() != (expert_count > 0)) {
         throw py::value_error("experts and expert_count go together");
     }
-    imatrix::Rows rows{activations.shape(1), {}};
+    statistics::Rows rows{activations.shape(1), {}};
     rows.of_matrix.resize(experts ? static_cast<size_t>(expert_count) : 1);
     for (py::ssize_t i = 0; i < activations.shape(0); ++i) {
         const int64_t expert = experts ? experts->at(i) : 0;
@@ -113,7 +113,7 @@ py::typing::Dict<py::str, py::typing::Tuple<Sums, Counts>> entries(Accumulator &
 
 }  // namespace
 
-void register_imatrix(py::module_ & module) {
+void register_statistics(py::module_ & module) {
     py::class_<Accumulator, std::shared_ptr<Accumulator>>(
         module, "Accumulator",
         "Sums of squared activations per column and expert, in float32, in the order of the rows.")

@@ -10,7 +10,7 @@
 
 #include "cuda/gpu.h"
 
-namespace apex::imatrix {
+namespace apex::statistics {
 
 // An activation is infinite or not a number, or a sum has overflowed.
 class NonFinite : public std::runtime_error {
@@ -92,4 +92,4 @@ class Accumulator {
     std::map<int, std::unique_ptr<cuda::Sums>> devices_;
 };
 
-}  // namespace apex::imatrix
+}  // namespace apex::statistics

@@ -9,8 +9,8 @@
 // Equal to ggml's quantize_row_q2_K_ref and quantize_row_q2_K_impl (with importance), and so on.
 #pragma once
 
-#include "kernels/batch.h"
-#include "kernels/search.h"
+#include "formats/format.h"
+#include "searches/scales.h"
 
 namespace apex {
 namespace {

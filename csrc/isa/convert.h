@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "lane/lane.h"
+#include "lane/lanes.h"
 
 namespace apex {
 namespace {
@@ -14,7 +14,7 @@ namespace {
 inline bool all_finite(const float * values, int64_t count) {
     int32_t largest = 0;
     for (int64_t i = 0; i < count; ++i) {
-        const int32_t magnitude = Lane<1>::bits(values[i]) & 0x7fffffff;
+        const int32_t magnitude = Lanes<1>::bits(values[i]) & 0x7fffffff;
         largest = magnitude > largest ? magnitude : largest;
     }
     return largest < 0x7f800000;
@@ -26,7 +26,7 @@ inline bool convert_f16(const void * source, int64_t count, float * target) {
     for (int64_t i = 0; i < count; ++i) {
         const auto magnitude = static_cast<int16_t>(values[i] & 0x7fff);
         largest = magnitude > largest ? magnitude : largest;
-        target[i] = Lane<1>::from_half(values[i]);
+        target[i] = Lanes<1>::from_half(values[i]);
     }
     return largest < 0x7c00;
 }
@@ -38,7 +38,7 @@ inline bool convert_bf16(const void * source, int64_t count, float * target) {
         const auto magnitude = static_cast<int16_t>(values[i] & 0x7fff);
         largest = magnitude > largest ? magnitude : largest;
         target[i] =
-            Lane<1>::from_bits(static_cast<int32_t>(static_cast<uint32_t>(values[i]) << 16));
+            Lanes<1>::from_bits(static_cast<int32_t>(static_cast<uint32_t>(values[i]) << 16));
     }
     return largest < 0x7f80;
 }

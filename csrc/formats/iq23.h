@@ -1,6 +1,6 @@
 // IQ2_XXS, IQ2_XS, IQ2_S, IQ3_XXS, IQ3_S: magnitudes on a codebook, signs beside. A lane owns a
 // super-block of 256; only the choice among the neighbours of a point runs lane by lane, with the
-// neighbours side by side (lane/nearest.h).
+// neighbours side by side (searches/nearest.h).
 //
 // Byte layouts, d being binary16:
 //   IQ2_XXS  66   d, per 32 weights: 4 grid indices, 4 x 7 signs and a 4-bit scale
@@ -12,8 +12,9 @@
 // Equal to ggml's quantize_row_iq2_xxs_impl, and so on.
 #pragma once
 
-#include "kernels/k_quants.h"
-#include "kernels/snap.h"
+#include "formats/k_quants.h"
+#include "lane/transpose.h"
+#include "searches/snap.h"
 
 namespace apex {
 namespace {

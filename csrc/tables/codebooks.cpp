@@ -1,10 +1,10 @@
-#include "grids.h"
+#include "codebooks.h"
 
 #include <array>
 #include <cstddef>
 #include <vector>
 
-#include "tables.h"
+#include "upstream.h"
 
 namespace apex {
 

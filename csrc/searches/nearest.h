@@ -8,7 +8,7 @@
 
 #include <float.h>
 
-#include "lane/lane.h"
+#include "lane/lanes.h"
 
 namespace apex {
 namespace {

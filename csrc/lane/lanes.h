@@ -68,7 +68,7 @@ APEX_HOST_DEVICE inline I as_whole(I bits) {
     return (bits & 0x007fffff) | 0x4b000000;
 }
 
-// The sum whose mantissa Lane::nearest reads.
+// The sum whose mantissa Lanes::nearest reads.
 APEX_HOST_DEVICE inline float add_middle(float v, float middle) {
     const float sum = v + middle;
 #if defined(__CUDA_ARCH__)
@@ -91,7 +91,7 @@ namespace {
 
 // The lanes of one width under the names that kernels use.
 template <int W>
-struct Lane {
+struct Lanes {
     static constexpr int width = W;
     using F = typename Vector<W>::F;
     using I = typename Vector<W>::I;

@@ -1,7 +1,7 @@
 // Sorts within lanes.
 #pragma once
 
-#include "lane/lane.h"
+#include "lane/lanes.h"
 
 #if !defined(__GLIBC__)
 #include <stdlib.h>

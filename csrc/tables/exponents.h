@@ -3,7 +3,7 @@
 // table.
 #pragma once
 
-#include "lane/lane.h"
+#include "lane/lanes.h"
 
 namespace apex {
 
@@ -20,10 +20,10 @@ namespace {
 
 // floor(log2f(v)) of a positive, finite v.
 APEX_HOST_DEVICE inline int exponent_of(const Exponents & table, float v) {
-    int e = (Lane<1>::bits(v) >> 23) - 127;
+    int e = (Lanes<1>::bits(v) >> 23) - 127;
     if (e == -127) {  // a subnormal number counts units of 2^-149
-        const auto units = static_cast<float>(Lane<1>::bits(v));
-        e = (Lane<1>::bits(units) >> 23) - 127 + Exponents::kLowest;
+        const auto units = static_cast<float>(Lanes<1>::bits(v));
+        e = (Lanes<1>::bits(units) >> 23) - 127 + Exponents::kLowest;
     }
     return v >= table.least[e + 1 - Exponents::kLowest] ? e + 1 : e;
 }

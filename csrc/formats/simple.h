@@ -8,9 +8,9 @@
 // quantize_row_q4_0_impl, and so on. The sum of squares in the latter runs over the whole row.
 #pragma once
 
-#include "kernels/batch.h"
-#include "kernels/exponents.h"
-#include "kernels/search.h"
+#include "formats/format.h"
+#include "searches/scales.h"
+#include "tables/exponents.h"
 
 namespace apex {
 namespace {

@@ -4,13 +4,14 @@
 
 #include <ggml.h>
 
-#include "kernels/convert.h"
-#include "kernels/iq1.h"
-#include "kernels/iq23.h"
-#include "kernels/iq4.h"
-#include "kernels/k_quants.h"
-#include "kernels/simple.h"
-#include "kernels/table.h"
+#include "formats/iq1.h"
+#include "formats/iq23.h"
+#include "formats/iq4.h"
+#include "formats/k_quants.h"
+#include "formats/simple.h"
+#include "isa/blocks.h"
+#include "isa/convert.h"
+#include "isa/kernel_table.h"
 
 namespace apex {
 namespace {
@@ -39,7 +40,7 @@ constexpr const char * compiled_for() {
 
 template <int W>
 KernelTable make_table() {
-    using L = Lane<W>;
+    using L = Lanes<W>;
     KernelTable table;
     table.isa = compiled_for<W>();
     add<L, Q80>(table, GGML_TYPE_Q8_0);

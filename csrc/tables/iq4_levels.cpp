@@ -1,6 +1,6 @@
 #include "iq4_levels.h"
 
-#include "tables.h"
+#include "upstream.h"
 
 namespace apex {
 

@@ -1,4 +1,4 @@
-#include "accumulator.h"
+#include "squares.h"
 
 #include <algorithm>
 #include <cmath>
@@ -6,7 +6,7 @@
 
 #include "engine/parallel.h"
 
-namespace apex::imatrix {
+namespace apex::statistics {
 
 namespace {
 
@@ -251,4 +251,4 @@ std::map<std::string, std::vector<int64_t>> Accumulator::counts() const {
     return result;
 }
 
-}  // namespace apex::imatrix
+}  // namespace apex::statistics

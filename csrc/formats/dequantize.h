@@ -12,9 +12,9 @@
 
 #include <cstdint>
 
-#include "kernels/tables.h"
-#include "lane/lane.h"
+#include "lane/lanes.h"
 #include "lane/target.h"
+#include "tables/upstream.h"
 
 // What reads upstream's tables, which nvcc puts on the device: the host must not call it there.
 #if defined(__CUDACC__)
@@ -36,7 +36,7 @@ APEX_HOST_DEVICE inline uint32_t word_at(const uint8_t * bytes) {
 }
 
 APEX_HOST_DEVICE inline float half_at(const uint8_t * bytes) {
-    return Lane<1>::from_half(pair_at(bytes));
+    return Lanes<1>::from_half(pair_at(bytes));
 }
 
 struct Q80 {
@@ -46,7 +46,7 @@ struct Q80 {
     APEX_HOST_DEVICE static void eight(const uint8_t * block, int first, float * out) {
         const float d = half_at(block);
         for (int i = 0; i < 8; ++i) {
-            out[i] = to_float(Lane<1>::signed_byte(block[2 + first + i])) * d;
+            out[i] = to_float(Lanes<1>::signed_byte(block[2 + first + i])) * d;
         }
     }
 };
@@ -96,7 +96,7 @@ struct Mxfp4 {
     APEX_READS_TABLE static void eight(const uint8_t * block, int first, float * out) {
         // Half of 2^(e - 127), for the values are doubled; denormal where e is 0 or 1. No NaN.
         const int32_t e = block[0];
-        const float d = Lane<1>::from_bits(e < 2 ? 0x00200000 << e : (e - 1) << 23);
+        const float d = Lanes<1>::from_bits(e < 2 ? 0x00200000 << e : (e - 1) << 23);
         for (int i = 0; i < 8; ++i) {
             out[i] = to_float(kvalues_mxfp4[small_level<false>(block + 1, first, i)]) * d;
         }
@@ -175,7 +175,7 @@ struct Q6K {
 
     APEX_HOST_DEVICE static void eight(const uint8_t * block, int first, float * out) {
         const float scale =
-            half_at(block + 208) * to_float(Lane<1>::signed_byte(block[192 + first / 16]));
+            half_at(block + 208) * to_float(Lanes<1>::signed_byte(block[192 + first / 16]));
         const uint8_t * ql = block + first / 128 * 64 + first % 64;
         const int shift = first / 64 % 2 * 4;
         for (int i = 0; i < 8; ++i) {
@@ -340,7 +340,7 @@ struct Iq1M {
         const int32_t half =
             scales[1] >> 4 | (scales[3] & 0xf0) | (scales[5] & 0xf0) << 4 | (scales[7] & 0xf0) << 8;
         const int32_t scale3 = pair_at(scales + j / 4 * 2) >> (j % 4 * 3) & 7;
-        const float scale = Lane<1>::from_half(half) * to_float(2 * scale3 + 1);
+        const float scale = Lanes<1>::from_half(half) * to_float(2 * scale3 + 1);
         moved_point(block[k], block[32 + j] >> (k % 2 * 4) & 15, scale, out);
     }
 };

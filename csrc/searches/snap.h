@@ -1,9 +1,9 @@
 // Groups of weights onto the points of a codebook: IQ1, IQ2 and IQ3.
 #pragma once
 
-#include "kernels/batch.h"
-#include "kernels/grids.h"
-#include "lane/nearest.h"
+#include "lane/lanes.h"
+#include "searches/nearest.h"
+#include "tables/codebooks.h"
 
 namespace apex {
 namespace {
@@ -32,7 +32,7 @@ struct Codebook {
     }
 
     // A group's weights lane by lane: for the search among neighbours, which takes one at a time.
-    struct Lanes {
+    struct ByLane {
         const float * x;
         const float * weight;
         int stride;            // from one lane to the next
@@ -53,7 +53,7 @@ struct Codebook {
     // otherwise the neighbour at the least sum of weight * (scale * value - x)^2. `on_grid` is all
     // ones or zero per lane. `far` is set in the lanes where all distances overflow, which the
     // reference does not survive.
-    static I snap(const Grid & grid, const F * level, const Lanes & lanes, F scale, I * on_grid,
+    static I snap(const Grid & grid, const F * level, const ByLane & lanes, F scale, I * on_grid,
                   int32_t * far) {
         alignas(64) int32_t codes[L::width];
         alignas(64) float scales[L::width];

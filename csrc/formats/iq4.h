@@ -10,9 +10,9 @@
 // that are not above finds the same (tests/kernels proves it for every float beside such a point).
 #pragma once
 
-#include "kernels/batch.h"
-#include "kernels/iq4_levels.h"
-#include "kernels/search.h"
+#include "formats/format.h"
+#include "searches/scales.h"
+#include "tables/iq4_levels.h"
 
 namespace apex {
 namespace {

@@ -1,6 +1,6 @@
 // IQ1_S and IQ1_M: three levels on a codebook of 2048 points, shifted up or down by 1/8. A lane
 // owns a super-block of 256; only the choice among the neighbours of a point runs lane by lane,
-// with the neighbours side by side (lane/nearest.h).
+// with the neighbours side by side (searches/nearest.h).
 //
 // Byte layouts, d being binary16:
 //   IQ1_S 50   d, qs 32, qh 8 x 16 bits (4 x 3 high bits, 3-bit scale, shift)
@@ -11,10 +11,11 @@
 
 #include <type_traits>
 
-#include "kernels/k_quants.h"
-#include "kernels/snap.h"
-#include "kernels/sort.h"
-#include "kernels/tables.h"
+#include "formats/k_quants.h"
+#include "lane/transpose.h"
+#include "searches/snap.h"
+#include "searches/sort.h"
+#include "tables/upstream.h"
 
 namespace apex {
 namespace {

@@ -5,7 +5,7 @@
 // become selects; a lane whose loop has ended goes on computing what is no longer taken.
 #pragma once
 
-#include "lane/lane.h"
+#include "lane/lanes.h"
 
 namespace apex {
 namespace {
