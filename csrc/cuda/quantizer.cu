@@ -16,7 +16,7 @@ namespace {
 const std::vector<QuantizeKernel> & all_kernels() {
     static const std::vector<QuantizeKernel> kernels = [] {
         std::vector<QuantizeKernel> result;
-        for (auto family : {simple_kernels, q2_q3_kernels, q4_q5_kernels, q6_kernels, iq4_kernels,
+        for (auto family : {small_kernels, q2_q3_kernels, q4_q5_kernels, q6_kernels, iq4_kernels,
                             iq3_kernels, iq2_kernels, iq1_kernels}) {
             const std::vector<QuantizeKernel> some = family();
             result.insert(result.end(), some.begin(), some.end());
@@ -154,7 +154,7 @@ void launch_kernels(const Slab & slab, const Slot & slot, const QuantizeKernel &
     }
     if (kernel.by_row) {
         slot.stream.launch(
-            row_kernel(), blocks_for(extent.rows, kRowsPerBlock), kThreads, row_shared_bytes(),
+            row_kernel(), blocks_for(extent.rows, kRowsPerThreadBlock), kThreads, row_shared_bytes(),
             RowArguments{source, *source_type, slot.mean_squares,
                          static_cast<uint32_t>(extent.rows), static_cast<uint32_t>(slab.columns)});
     }

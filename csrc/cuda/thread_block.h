@@ -1,5 +1,5 @@
-// The threads of one block, as the kernels see them: they share the items of a step, and wait for
-// each other after it. The items of a step must not depend on each other's order.
+// The threads of one thread block, as the kernels see them: they share the items of a step, and
+// wait for each other after it. The items of a step must not depend on each other's order.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -11,7 +11,7 @@ namespace {
 
 #if defined(__CUDACC__)
 
-class Block {
+class ThreadBlock {
   public:
     __device__ uint32_t index() const { return blockIdx.x; }
     __device__ int thread() const { return static_cast<int>(threadIdx.x); }
@@ -34,7 +34,7 @@ class Block {
         __builtin_assume(__isGlobal(pointer));
     }
 
-    // The block's shared memory, of whose size the launch knows.
+    // Their shared memory, whose size is given at the launch.
     template <typename Shared>
     __device__ Shared & shared() const {
         extern __shared__ __align__(16) unsigned char memory[];
@@ -42,9 +42,10 @@ class Block {
     }
 };
 
-#else  // compiled for a processor, in tests: one thread, every second block goes backwards
+#else  // compiled for a processor, in tests: one thread, and every second thread block goes
+       // backwards
 
-class Block {
+class ThreadBlock {
   public:
     uint32_t index() const { return blockIdx.x; }
     int thread() const { return 0; }

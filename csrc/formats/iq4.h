@@ -1,63 +1,17 @@
 // Non-linear four-bit types: IQ4_NL (blocks of 32) and IQ4_XS (super-blocks of 256, eight scales).
-// A lane owns a block or super-block.
-//
-// Byte layouts, d being binary16:
+// A lane owns a block or super-block. Byte layouts, d being binary16:
 //   IQ4_NL  18   d, qs 16
 //   IQ4_XS 136   d, scales_h 2, scales_l 4 (8 x 6 bits), qs 128
 // Equal to ggml's quantize_row_iq4_nl_impl with ntry 7, as quantize_iq4_nl and quantize_iq4_xs call
-// it. Every weight takes the nearest of 16 levels. ggml finds it by halving; because all points of
-// equal distance are multiples of one half, and the comparison there is exact, counting the points
-// that are not above finds the same (tests/kernels proves it for every float beside such a point).
+// it, and to dequantize_row_iq4_nl and dequantize_row_iq4_xs.
 #pragma once
 
-#include "formats/format.h"
-#include "searches/scales.h"
-#include "tables/iq4_levels.h"
+#include "formats/small_blocks.h"
+#include "searches/levels.h"
+#include "tables/upstream.h"
 
 namespace apex {
 namespace {
-
-template <typename L>
-APEX_HOST_DEVICE inline typename L::I nearest_level(const Iq4Levels & levels, typename L::F x) {
-    using I = typename L::I;
-    I index{};
-    APEX_UNROLL
-    for (int bit = 8; bit > 0; bit /= 2) {
-        const I tried = index + bit;
-        index = L::select(x < lookup16(levels.midpoint, tried), index, tried);
-    }
-    return index;
-}
-
-// The first half of quantize_row_iq4_nl_impl: the scale of 32 weights.
-template <typename L>
-APEX_HOST_DEVICE inline typename L::F search_iq4(const Iq4Levels & levels, const typename L::F * x,
-                                                 const typename L::F * weight) {
-    using F = typename L::F;
-    F amax;
-    const F max = extreme<L, 32>(x, &amax);
-    F sum_qx, sum_q2;
-    const auto accumulate = [&](F inverse) {
-        sum_qx = sum_q2 = L::all(0.f);
-        APEX_UNROLL
-        for (int i = 0; i < 32; ++i) {
-            const F q = lookup16(levels.value, nearest_level<L>(levels, inverse * x[i]));
-            const F wq = weight[i] * q;
-            sum_qx += wq * x[i];
-            sum_q2 += wq * q;
-        }
-    };
-    accumulate(1.f / (-max / levels.value[0]));
-    F d = L::select(sum_q2 > 0.f, sum_qx / sum_q2, L::all(0.f));
-    F best = d * sum_qx;
-    for (int step = -7; step <= 7; ++step) {
-        accumulate((static_cast<float>(step) + levels.value[0]) / max);
-        const auto better = (sum_q2 > 0.f) & (sum_qx * sum_qx > best * sum_q2);
-        d = L::select(better, sum_qx / sum_q2, d);
-        best = L::select(better, d * sum_qx, best);
-    }
-    return L::select(amax < kAllZero, L::all(0.f), d);
-}
 
 template <int count>
 struct Iq4 : FormatDefaults {
@@ -104,8 +58,7 @@ struct Iq4 : FormatDefaults {
     }
 
     template <typename L, bool weighted, typename Out>
-    APEX_HOST_DEVICE static bool combine(const Iq4Levels &, const typename L::F *,
-                                         const typename L::F *, const Found<L> * found,
+    APEX_HOST_DEVICE static bool combine(const Iq4Levels &, const Found<L> * found,
                                          Scales<L> * result, Out out) {
         if constexpr (super) {
             using F = typename L::F;
@@ -157,6 +110,20 @@ struct Iq4 : FormatDefaults {
             for (int i = 0; i < 16; ++i) {
                 out[bytes - count / 2 + 16 * j + i] = l[32 * j + i] | l[32 * j + 16 + i] << 4;
             }
+        }
+    }
+
+    APEX_READS_TABLE static void dequantize_eight(const uint8_t * block, int first, float * out) {
+        float scale = half_at(block);
+        const int j = first / 32;
+        if constexpr (super) {
+            const int32_t low = block[4 + j / 2] >> (j % 2 * 4) & 15;
+            const int32_t high = pair_at(block + 2) >> (2 * j) & 3;
+            scale *= to_float((low | high << 4) - 32);
+        }
+        const uint8_t * qs = block + bytes - count / 2 + 16 * j;
+        for (int i = 0; i < 8; ++i) {
+            out[i] = scale * to_float(kvalues_iq4nl[small_level<false>(qs, first % 32, i)]);
         }
     }
 };

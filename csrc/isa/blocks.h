@@ -95,8 +95,12 @@ bool quantize_lanes(const Blocks<L, Format::weights> & blocks, typename L::I * b
             Format::has_levels ? levels + j * part : nullptr);
     }
     typename Format::template Scales<L> scales;
-    too_large |=
-        Format::template combine<L, weighted>(tables, blocks.x, weight, found, &scales, bytes);
+    if constexpr (Format::keeps_weights) {
+        too_large |=
+            Format::template combine<L, weighted>(tables, blocks.x, weight, found, &scales, bytes);
+    } else {
+        too_large |= Format::template combine<L, weighted>(tables, found, &scales, bytes);
+    }
     if constexpr (Format::has_levels) {
         for (int j = 0; j < Format::parts; ++j) {
             Format::template round<L, weighted>(tables, blocks.x + j * part, found[j], scales, j,

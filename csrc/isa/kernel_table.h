@@ -22,11 +22,11 @@ using ConvertRow = bool (*)(const void * source, int64_t count, float * target);
 
 constexpr int kTypes = 64;  // more than ggml_type has numbers
 
-// Indexed by ggml_type. Null where ggml's own function is used.
 struct KernelTable {
     const char * isa = "";  // what the compiler was told, not what was asked for
-    QuantizeRows plain[kTypes] = {};
-    QuantizeRows weighted[kTypes] = {};
+    // By ggml_type, and whether there is an importance; null where ggml's own function is used.
+    // Other ways of rounding than the reference's would be a third index.
+    QuantizeRows quantize[kTypes][2] = {};
     bool (*all_finite)(const float * values, int64_t count) = nullptr;
     ConvertRow from_f16 = nullptr;
     ConvertRow from_bf16 = nullptr;

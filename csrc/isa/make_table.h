@@ -5,10 +5,16 @@
 #include <ggml.h>
 
 #include "formats/iq1.h"
-#include "formats/iq23.h"
+#include "formats/iq2.h"
+#include "formats/iq3.h"
 #include "formats/iq4.h"
-#include "formats/k_quants.h"
-#include "formats/simple.h"
+#include "formats/mxfp4.h"
+#include "formats/q2_k.h"
+#include "formats/q3_k.h"
+#include "formats/q4_k_q5_k.h"
+#include "formats/q4_q5.h"
+#include "formats/q6_k.h"
+#include "formats/q8_0.h"
 #include "isa/blocks.h"
 #include "isa/convert.h"
 #include "isa/kernel_table.h"
@@ -18,8 +24,14 @@ namespace {
 
 template <typename L, typename Format>
 void add(KernelTable & table, ggml_type type) {
-    table.plain[type] = quantize_blocks<L, Format, false>;
-    table.weighted[type] = quantize_blocks<L, Format, true>;
+    table.quantize[type][false] = quantize_blocks<L, Format, false>;
+    table.quantize[type][true] = quantize_blocks<L, Format, true>;
+}
+
+// A format that cannot do without importance.
+template <typename L, typename Format>
+void add_weighted(KernelTable & table, ggml_type type) {
+    table.quantize[type][true] = quantize_blocks<L, Format, true>;
 }
 
 template <int W>
@@ -56,10 +68,10 @@ KernelTable make_table() {
     add<L, Q6K>(table, GGML_TYPE_Q6_K);
     add<L, Iq4<32>>(table, GGML_TYPE_IQ4_NL);
     add<L, Iq4<256>>(table, GGML_TYPE_IQ4_XS);
-    table.weighted[GGML_TYPE_IQ1_S] = quantize_blocks<L, Iq1S, true>;
+    add_weighted<L, Iq1S>(table, GGML_TYPE_IQ1_S);
     add<L, Iq1M>(table, GGML_TYPE_IQ1_M);
-    table.weighted[GGML_TYPE_IQ2_XXS] = quantize_blocks<L, Iq2Xxs, true>;
-    table.weighted[GGML_TYPE_IQ2_XS] = quantize_blocks<L, Iq2Xs<false>, true>;
+    add_weighted<L, Iq2Xxs>(table, GGML_TYPE_IQ2_XXS);
+    add_weighted<L, Iq2Xs<false>>(table, GGML_TYPE_IQ2_XS);
     add<L, Iq2Xs<true>>(table, GGML_TYPE_IQ2_S);
     add<L, Iq3Xxs>(table, GGML_TYPE_IQ3_XXS);
     add<L, Iq3S>(table, GGML_TYPE_IQ3_S);

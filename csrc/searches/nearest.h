@@ -23,7 +23,7 @@ struct Point {
     const float * values;  // of the levels, filled up to a power of two
 };
 
-// terms[coordinate][level] = weight * (scale * value - x)^2, for so many levels of 1 << bits.
+// terms[coordinate][level] = weight * (scale * value - x)^2, for the first `levels` of 1 << bits.
 template <int coordinates, int bits, int levels, typename Terms>
 APEX_HOST_DEVICE inline void distance_terms(const Point & point, Terms terms) {
     float scaled[levels];
@@ -33,7 +33,8 @@ APEX_HOST_DEVICE inline void distance_terms(const Point & point, Terms terms) {
     }
     APEX_UNROLL
     for (int i = 0; i < coordinates; ++i) {
-        const float x = point.x[i];  // before the terms, which might lie there for all one knows
+        const float x =
+            point.x[i];  // before a term is written: for the compiler it could lie there
         const float weight = point.weight[i];
         APEX_UNROLL
         for (int l = 0; l < levels; ++l) {

@@ -1,6 +1,6 @@
-// Searches for the scale of one sub-block, and the quantization of several scales to integers.
+// Searches for the scale of one part, and the quantization of several scales to integers.
 //
-// Each lane runs the loop of its ggml function over its own sub-block: every sum has its elements
+// Each lane runs the loop of its ggml function over its own part: every sum has its elements
 // in the reference's order, every product its factors in the reference's association. Branches
 // become selects; a lane whose loop has ended goes on computing what is no longer taken.
 #pragma once
@@ -263,7 +263,7 @@ APEX_HOST_DEVICE inline typename L::F quantize_scales(const typename L::F * x,
 }
 
 // ggml: make_q3_quants with do_rmse: coordinate descent on the integers. Works on `batch`
-// sub-blocks that follow each other, because each step waits for the one before. Writes l + limit
+// parts that follow each other, because each step waits for the one before. Writes l + limit
 // and the scales.
 template <typename L, int count, int batch>
 APEX_HOST_DEVICE inline void search_descent(const typename L::F * x, int limit, typename L::F * l,
@@ -286,7 +286,7 @@ APEX_HOST_DEVICE inline void search_descent(const typename L::F * x, int limit, 
             sum_l2[b] += w * l[i] * l[i];
         }
     }
-    // A sub-block without a change in any lane has none in the next round either.
+    // A part without a change in any lane has none in the next round either.
     bool active[batch];
     for (bool & flag : active) {
         flag = true;

@@ -10,3 +10,10 @@
 #define GGML_COMMON_IMPL_CPP
 #endif
 #include <ggml-common.h>
+
+// A function that reads them: for a GPU, nvcc puts them where the host must not read.
+#if defined(__CUDACC__)
+#define APEX_READS_TABLE __device__
+#else
+#define APEX_READS_TABLE
+#endif

@@ -2,11 +2,13 @@
 #include <ggml.h>
 
 #include "cuda/levels.h"
-#include "formats/simple.h"
+#include "formats/mxfp4.h"
+#include "formats/q4_q5.h"
+#include "formats/q8_0.h"
 
 namespace apex::cuda {
 
-std::vector<QuantizeKernel> simple_kernels() {
+std::vector<QuantizeKernel> small_kernels() {
     std::vector<QuantizeKernel> kernels;
     add_levels<Q80>(kernels, GGML_TYPE_Q8_0);
     add_levels<Centered<8>>(kernels, GGML_TYPE_Q4_0);
