@@ -13,14 +13,14 @@ namespace apex::bind {
 
 namespace {
 
-using statistics::Accumulator;
 using statistics::Entry;
+using statistics::Squares;
 using Floats = py::array_t<float, py::array::c_style | py::array::forcecast>;
 using Ids = py::array_t<int32_t, py::array::c_style | py::array::forcecast>;
 using Ints = py::array_t<int64_t, py::array::c_style | py::array::forcecast>;
 
 // (rows, columns) activations, each row for the matrix (expert) that `experts` names, if any.
-void add(Accumulator & accumulator, const std::string & name, const Floats & activations,
+void add(Squares & squares, const std::string & name, const Floats & activations,
          const std::optional<Ints> & experts, int64_t expert_count) {
     if (activations.ndim() != 2 || activations.shape(1) < 1) {
         throw py::value_error("activations must have two dimensions: rows, columns");
@@ -31,7 +31,7 @@ void add(Accumulator & accumulator, const std::string & name, const Floats & act
     if (experts.has_value() != (expert_count > 0)) {
         throw py::value_error("experts and expert_count go together");
     }
-    statistics::Rows rows{activations.shape(1), {}};
+    statistics::Activations rows{activations.shape(1), experts.has_value(), {}};
     rows.of_matrix.resize(experts ? static_cast<size_t>(expert_count) : 1);
     for (py::ssize_t i = 0; i < activations.shape(0); ++i) {
         const int64_t expert = experts ? experts->at(i) : 0;
@@ -41,27 +41,23 @@ void add(Accumulator & accumulator, const std::string & name, const Floats & act
         rows.of_matrix[static_cast<size_t>(expert)].push_back(activations.data(i, 0));
     }
     py::gil_scoped_release release;
-    if (experts) {
-        accumulator.add_routed(name, rows);
-    } else {
-        accumulator.add_dense(name, rows);
-    }
+    squares.add(name, rows);
 }
 
 // The same by way of a GPU.
-void add_by_way_of_device(Accumulator & accumulator, int device, const std::string & name,
+void add_by_way_of_device(Squares & squares, int device, const std::string & name,
                           const Floats & activations, const std::optional<Ids> & experts,
                           int64_t expert_count) {
     if (activations.ndim() != 2 || activations.size() < 1 ||
         (experts && (experts->ndim() != 1 || experts->shape(0) != activations.shape(0)))) {
         throw py::value_error("activations are (rows, columns), experts one for each row");
     }
-    cuda::DeviceRows rows{};
+    cuda::DeviceActivations rows{};
     rows.data = activations.data();
     rows.columns = activations.shape(1);
     rows.matrices[0] = experts ? expert_count : 1;
     rows.matrices[1] = rows.extents[0] = rows.extents[1] = rows.extents[2] = 1;
-    const int along = experts ? 1 : 0;  // tokens are the second dimension, see DeviceRows
+    const int along = experts ? 1 : 0;  // tokens are the second dimension, see DeviceActivations
     rows.extents[along] = activations.shape(0);
     rows.strides[along] = activations.strides(0);
     if (experts) {
@@ -73,11 +69,10 @@ void add_by_way_of_device(Accumulator & accumulator, int device, const std::stri
     const auto bytes = static_cast<size_t>(activations.nbytes());
     const auto id_bytes = experts ? static_cast<size_t>(experts->nbytes()) : 0;
     py::gil_scoped_release release;
-    accumulator.add_by_way_of_device(name, device, rows, experts.has_value(), bytes, id_bytes);
+    squares.add_by_way_of_device(name, device, rows, bytes, id_bytes);
 }
 
-void merge(Accumulator & accumulator, const std::string & name, const Floats & sums,
-           const Ints & counts) {
+void merge(Squares & squares, const std::string & name, const Floats & sums, const Ints & counts) {
     if (sums.ndim() != 2 || sums.size() < 1 || counts.ndim() != 1 || counts.size() < 1) {
         throw py::value_error("sums have two dimensions: matrices, columns; counts one");
     }
@@ -85,24 +80,24 @@ void merge(Accumulator & accumulator, const std::string & name, const Floats & s
     entry.columns = sums.shape(1);
     entry.sums.assign(sums.data(), sums.data() + sums.size());
     entry.counts.assign(counts.data(), counts.data() + counts.size());
-    accumulator.merge(name, entry);
+    squares.merge(name, entry);
 }
 
 using Counts = py::array_t<int64_t>;
 using Sums = py::array_t<float>;
 
-py::typing::Dict<py::str, Counts> counts(const Accumulator & accumulator) {
+py::typing::Dict<py::str, Counts> counts(const Squares & squares) {
     py::typing::Dict<py::str, Counts> result;
-    for (const auto & [name, counts] : accumulator.counts()) {
+    for (const auto & [name, counts] : squares.counts()) {
         result[py::str(name)] =
             py::array_t<int64_t>(static_cast<py::ssize_t>(counts.size()), counts.data());
     }
     return result;
 }
 
-py::typing::Dict<py::str, py::typing::Tuple<Sums, Counts>> entries(Accumulator & accumulator) {
+py::typing::Dict<py::str, py::typing::Tuple<Sums, Counts>> entries(Squares & squares) {
     py::typing::Dict<py::str, py::typing::Tuple<Sums, Counts>> result;
-    for (const auto & [name, entry] : accumulator.entries()) {
+    for (const auto & [name, entry] : squares.entries()) {
         const py::array_t<float> sums({entry.matrices(), entry.columns}, entry.sums.data());
         const py::array_t<int64_t> counts(static_cast<py::ssize_t>(entry.counts.size()),
                                           entry.counts.data());
@@ -114,7 +109,7 @@ py::typing::Dict<py::str, py::typing::Tuple<Sums, Counts>> entries(Accumulator &
 }  // namespace
 
 void register_statistics(py::module_ & module) {
-    py::class_<Accumulator, std::shared_ptr<Accumulator>>(
+    py::class_<Squares, std::shared_ptr<Squares>>(
         module, "Accumulator",
         "Sums of squared activations per column and expert, in float32, in the order of the rows.")
         .def(py::init<int>(), py::arg("threads") = 0)

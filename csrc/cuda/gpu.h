@@ -1,4 +1,4 @@
-// Quantizing on GPUs: the interface, without CUDA's types. csrc/no_cuda implements the same for
+// What apex does on GPUs: the interface, without CUDA's types. csrc/no_cuda implements the same for
 // builds without CUDA. Everything may be called from several threads, a Quantizer or Sums from one
 // at a time.
 #pragma once
@@ -114,15 +114,19 @@ class Quantizer {
 // where the type has no kernel.
 void dequantize(int device, const void * source, ggml_type type, int64_t weights, float * target);
 
-// Measured copies of so many bytes: bytes per second to the device, from it, and on it (read and
-// written bytes together).
+// The speed of copies: bytes per second to the device, from it, and on it (read and written bytes
+// together).
 struct Bandwidth {
     double to_device, from_device, on_device;
 };
+
+// Copies `bytes` bytes several times; the fastest.
 Bandwidth measure_bandwidth(int device, size_t bytes);
 
-// Activations on a device: `data` and `ids` are its pointers, strides are in bytes.
-struct DeviceRows {
+// Activations on a device: `data` and `ids` are its pointers, strides are in bytes. Without `ids`
+// every matrix has the rows that ggml multiplies it with; with them, a row is for the expert that
+// its id names.
+struct DeviceActivations {
     const void * data;  // float32
     int64_t columns;
     int64_t extents[3];  // with ids: experts used or 1, tokens; without: as ggml's ne[1..3]
@@ -147,18 +151,17 @@ class Sums {
         std::vector<int64_t> counts;  // rows of every matrix
     };
 
-    bool has(const std::string & name) const;
-
     // Begins a tensor with sums from before. Throws DeviceError.
     void begin(const std::string & name, const Entry & entry);
 
-    // Adds the squares of rows to a tensor that was begun, in the order of the rows, in float32.
-    // The data must be complete. Throws DeviceError, std::invalid_argument where sizes differ.
-    void add(const std::string & name, const DeviceRows & rows);
+    // Adds the squares of activations to a tensor that was begun, in the order of the rows, in
+    // float32. The data must be complete. Throws DeviceError, std::invalid_argument where sizes
+    // differ.
+    void add(const std::string & name, const DeviceActivations & activations);
 
-    // The same of rows in host memory, whose pointers and strides are those of the host.
-    void add_from_host(const std::string & name, const DeviceRows & rows, size_t bytes,
-                       size_t id_bytes);
+    // The same of activations in host memory, whose pointers and strides are those of the host.
+    void add_from_host(const std::string & name, const DeviceActivations & activations,
+                       size_t bytes, size_t id_bytes);
 
     // A tensor that was begun. Throws DeviceError.
     Entry read(const std::string & name, bool counts_alone) const;

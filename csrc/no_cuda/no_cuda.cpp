@@ -69,19 +69,15 @@ Sums::Sums(int) {
 
 Sums::~Sums() = default;
 
-bool Sums::has(const std::string &) const {
-    return false;
-}
-
 void Sums::begin(const std::string &, const Entry &) {
     refuse();
 }
 
-void Sums::add(const std::string &, const DeviceRows &) {
+void Sums::add(const std::string &, const DeviceActivations &) {
     refuse();
 }
 
-void Sums::add_from_host(const std::string &, const DeviceRows &, size_t, size_t) {
+void Sums::add_from_host(const std::string &, const DeviceActivations &, size_t, size_t) {
     refuse();
 }
 

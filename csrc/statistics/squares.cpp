@@ -11,29 +11,29 @@ namespace apex::statistics {
 namespace {
 
 // Columns whose sums stay in registers while the rows go by.
-constexpr int64_t BLOCK = 32;
+constexpr int64_t kColumns = 32;
 // Less work than this is not worth waking other threads.
-constexpr int64_t SMALL = 1 << 15;
+constexpr int64_t kSmallWork = 1 << 15;
 
 bool add_squares(const std::vector<const float *> & rows, int64_t first, int64_t count,
                  float * sums) {
-    float block[BLOCK] = {};
-    std::copy_n(sums + first, count, block);
-    if (count == BLOCK) {
+    float sum[kColumns] = {};
+    std::copy_n(sums + first, count, sum);
+    if (count == kColumns) {
         for (const float * row : rows) {
-            for (int64_t i = 0; i < BLOCK; ++i) {
-                block[i] += row[first + i] * row[first + i];
+            for (int64_t i = 0; i < kColumns; ++i) {
+                sum[i] += row[first + i] * row[first + i];
             }
         }
     } else {
         for (const float * row : rows) {
             for (int64_t i = 0; i < count; ++i) {
-                block[i] += row[first + i] * row[first + i];
+                sum[i] += row[first + i] * row[first + i];
             }
         }
     }
-    std::copy_n(block, count, sums + first);
-    return std::all_of(block, block + count, [](float sum) { return std::isfinite(sum); });
+    std::copy_n(sum, count, sums + first);
+    return std::all_of(sum, sum + count, [](float value) { return std::isfinite(value); });
 }
 
 [[noreturn]] void throw_sizes(const std::string & name, const char * what, int64_t before,
@@ -44,25 +44,32 @@ bool add_squares(const std::vector<const float *> & rows, int64_t first, int64_t
 
 }  // namespace
 
-Entry & Accumulator::entry(const std::string & name, const Rows & rows) {
-    const auto matrices = static_cast<int64_t>(rows.of_matrix.size());
-    if (rows.columns < 1 || matrices < 1) {
+Entry & Squares::entry(const std::string & name, int64_t columns, size_t matrices) {
+    if (columns < 1 || matrices < 1) {
         throw std::invalid_argument(name + " has no columns or no matrices");
     }
     fetch(name);
     Entry & result = entries_[name];
+    const int64_t values = columns * static_cast<int64_t>(matrices);
     if (result.sums.empty()) {
-        result.columns = rows.columns;
-        result.sums.resize(static_cast<size_t>(rows.columns * matrices));
-    } else if (static_cast<int64_t>(result.sums.size()) != rows.columns * matrices) {
-        throw_sizes(name, "values", static_cast<int64_t>(result.sums.size()),
-                    rows.columns * matrices);
+        result.sums.resize(static_cast<size_t>(values));
+    } else if (static_cast<int64_t>(result.sums.size()) != values) {
+        throw_sizes(name, "values", static_cast<int64_t>(result.sums.size()), values);
     }
-    result.columns = rows.columns;  // an older file does not say how its values divide
+    result.columns = columns;  // an older file does not say how its values divide
     return result;
 }
 
-void Accumulator::add_sums(const std::string & name, const Rows & rows, Entry & target) {
+void Squares::add(const std::string & name, const Activations & activations) {
+    Entry & target = entry(name, activations.columns, activations.of_matrix.size());
+    if (activations.is_routed) {
+        add_routed(name, activations, target);
+    } else {
+        add_dense(name, activations, target);
+    }
+}
+
+void Squares::add_sums(const std::string & name, const Activations & rows, Entry & target) {
     target.history_before = std::exchange(target.history, ++additions_);
     struct Task {
         int64_t matrix, first, count;
@@ -74,16 +81,16 @@ void Accumulator::add_sums(const std::string & name, const Rows & rows, Entry & 
             continue;
         }
         work += rows.columns * static_cast<int64_t>(rows.of_matrix[matrix].size());
-        for (int64_t first = 0; first < rows.columns; first += BLOCK) {
+        for (int64_t first = 0; first < rows.columns; first += kColumns) {
             tasks.push_back(
-                {static_cast<int64_t>(matrix), first, std::min(BLOCK, rows.columns - first)});
+                {static_cast<int64_t>(matrix), first, std::min(kColumns, rows.columns - first)});
         }
     }
     // Neighbouring columns go to one thread, so that it reads whole lines of every row.
     const auto size = static_cast<int64_t>(tasks.size());
     const int64_t parts =
-        work < SMALL ? 1 : std::min<int64_t>(size, 4 * engine::available_threads());
-    engine::parallel_for(parts, work < SMALL ? 1 : threads_, [&](int64_t part) {
+        work < kSmallWork ? 1 : std::min<int64_t>(size, 4 * engine::available_threads());
+    engine::parallel_for(parts, work < kSmallWork ? 1 : threads_, [&](int64_t part) {
         for (int64_t i = part * size / parts; i < (part + 1) * size / parts; ++i) {
             const Task & task = tasks[static_cast<size_t>(i)];
             const auto & source = rows.of_matrix[static_cast<size_t>(task.matrix)];
@@ -95,8 +102,7 @@ void Accumulator::add_sums(const std::string & name, const Rows & rows, Entry & 
     });
 }
 
-void Accumulator::add_routed(const std::string & name, const Rows & rows) {
-    Entry & target = entry(name, rows);
+void Squares::add_routed(const std::string & name, const Activations & rows, Entry & target) {
     const size_t matrices = rows.of_matrix.size();
     if (target.counts.size() <= 1) {
         target.counts.resize(matrices, target.counts.empty() ? 0 : target.counts[0]);
@@ -110,8 +116,7 @@ void Accumulator::add_routed(const std::string & name, const Rows & rows) {
     }
 }
 
-void Accumulator::add_dense(const std::string & name, const Rows & rows) {
-    Entry & target = entry(name, rows);
+void Squares::add_dense(const std::string & name, const Activations & rows, Entry & target) {
     const auto & counts = target.counts;
     const bool all_equal =
         std::all_of(counts.begin(), counts.end(), [&](int64_t c) { return c == counts[0]; });
@@ -128,7 +133,7 @@ void Accumulator::add_dense(const std::string & name, const Rows & rows) {
     }
 }
 
-bool Accumulator::add_same(const std::string & name, const std::string & other) {
+bool Squares::add_same(const std::string & name, const std::string & other) {
     const auto source = entries_.find(other);
     if (source == entries_.end() || placed_.count(name) != 0 || placed_.count(other) != 0) {
         return false;
@@ -142,7 +147,7 @@ bool Accumulator::add_same(const std::string & name, const std::string & other) 
     return true;
 }
 
-void Accumulator::merge(const std::string & name, const Entry & other) {
+void Squares::merge(const std::string & name, const Entry & other) {
     fetch(name);
     Entry & target = entries_[name];
     if (target.sums.empty()) {
@@ -170,19 +175,19 @@ void Accumulator::merge(const std::string & name, const Entry & other) {
     }
 }
 
-cuda::Sums & Accumulator::begin_on_device(const std::string & name, int device,
-                                          const cuda::DeviceRows & rows, bool routed) {
+cuda::Sums & Squares::begin_on_device(const std::string & name, int device,
+                                      const cuda::DeviceActivations & activations) {
+    const bool is_routed = activations.ids != nullptr;
     const auto placed = placed_.find(name);
     if (placed != placed_.end() && placed->second.device == device &&
-        placed->second.routed == routed) {
+        placed->second.is_routed == is_routed) {
         return *devices_.at(device);  // which checks the sizes
     }
-    const auto matrices = static_cast<size_t>(rows.matrices[0] * rows.matrices[1]);
-    Rows shape{rows.columns, {}};
-    shape.of_matrix.resize(matrices);
-    Entry & target = entry(name, shape);
+    const auto matrices = static_cast<size_t>(activations.matrices[0] * activations.matrices[1]);
+    Entry & target = entry(name, activations.columns, matrices);
     if (target.counts.size() <= 1) {
-        target.counts.resize(routed ? matrices : 1, target.counts.empty() ? 0 : target.counts[0]);
+        target.counts.resize(is_routed ? matrices : 1,
+                             target.counts.empty() ? 0 : target.counts[0]);
     } else if (target.counts.size() != matrices) {
         throw_sizes(name, "experts", static_cast<int64_t>(target.counts.size()),
                     static_cast<int64_t>(matrices));
@@ -191,26 +196,27 @@ cuda::Sums & Accumulator::begin_on_device(const std::string & name, int device,
     if (sums == nullptr) {
         sums = std::make_unique<cuda::Sums>(device);
     }
-    cuda::Sums::Entry initial{rows.columns, target.sums, target.counts};
+    cuda::Sums::Entry initial{activations.columns, target.sums, target.counts};
     initial.counts.resize(matrices, initial.counts[0]);
     sums->begin(name, initial);
-    placed_[name] = {device, routed};
+    placed_[name] = {device, is_routed};
     return *sums;
 }
 
-void Accumulator::add_on_device(const std::string & name, int device, const cuda::DeviceRows & rows,
-                                bool routed) {
-    begin_on_device(name, device, rows, routed).add(name, rows);
+bool Squares::add_on_device(const std::string & name, int device,
+                            const cuda::DeviceActivations & activations) {
+    begin_on_device(name, device, activations).add(name, activations);
+    return true;
 }
 
-void Accumulator::add_by_way_of_device(const std::string & name, int device,
-                                       const cuda::DeviceRows & rows, bool routed, size_t bytes,
-                                       size_t id_bytes) {
-    begin_on_device(name, device, rows, routed).add_from_host(name, rows, bytes, id_bytes);
+void Squares::add_by_way_of_device(const std::string & name, int device,
+                                   const cuda::DeviceActivations & activations, size_t bytes,
+                                   size_t id_bytes) {
+    begin_on_device(name, device, activations).add_from_host(name, activations, bytes, id_bytes);
 }
 
 // Brings a tensor's sums back from the GPU that has them.
-void Accumulator::fetch(const std::string & name) {
+void Squares::fetch(const std::string & name) {
     const auto placed = placed_.find(name);
     if (placed == placed_.end()) {
         return;
@@ -230,7 +236,7 @@ void Accumulator::fetch(const std::string & name) {
     }
 }
 
-const std::map<std::string, Entry> & Accumulator::entries() {
+const std::map<std::string, Entry> & Squares::entries() {
     while (!placed_.empty()) {
         const std::string name = placed_.begin()->first;
         fetch(name);
@@ -238,7 +244,7 @@ const std::map<std::string, Entry> & Accumulator::entries() {
     return entries_;
 }
 
-std::map<std::string, std::vector<int64_t>> Accumulator::counts() const {
+std::map<std::string, std::vector<int64_t>> Squares::counts() const {
     std::map<std::string, std::vector<int64_t>> result;
     for (const auto & [name, entry] : entries_) {
         result[name] = entry.counts;

@@ -1,4 +1,4 @@
-// Importance matrices in the making: sums of squared activations per column, and counts.
+// Sums of squared activations per column, and counts of rows: importance matrices in the making.
 #pragma once
 
 #include <cstdint>
@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "cuda/gpu.h"
+#include "statistics/activation_sink.h"
 
 namespace apex::statistics {
 
@@ -29,39 +30,29 @@ struct Entry {
     int64_t matrices() const { return static_cast<int64_t>(sums.size()) / columns; }
 };
 
-// Rows of `columns` activations each, by the matrix that they were multiplied with.
-struct Rows {
-    int64_t columns;
-    std::vector<std::vector<const float *>> of_matrix;
-};
-
-class Accumulator {
+// Of equal rows in equal order the sums are equal bits: those of llama-imatrix. A column is summed
+// in float, in the order of the rows, here or on a GPU; the number of threads does not matter.
+class Squares final : public ActivationSink {
   public:
     // threads: how many may add at a time; 0: all available.
-    explicit Accumulator(int threads) : threads_(threads) {}
+    explicit Squares(int threads) : threads_(threads) {}
 
-    // Adds rows to experts that are counted each by itself. The sum of a column is taken in float,
-    // in the order of the rows, as llama-imatrix takes it: the number of threads does not matter.
-    // Throws NonFinite, and std::invalid_argument where sizes differ from those of earlier rows.
-    void add_routed(const std::string & name, const Rows & rows);
+    // Experts are counted each by itself, other matrices together. Throws NonFinite, and
+    // std::invalid_argument where sizes differ from those of earlier rows.
+    void add(const std::string & name, const Activations & activations) override;
 
-    // The same for a tensor whose matrices all see equally many rows: one count for all.
-    void add_dense(const std::string & name, const Rows & rows);
+    // Copies the sums of the other tensor, if both have seen the same rows until its last ones.
+    bool add_same(const std::string & name, const std::string & other) override;
 
-    // Adds the rows that were added to another tensor last: those of query, key and value are the
-    // same. Only copies, and only where both have seen the same rows until then; else returns
-    // false.
-    bool add_same(const std::string & name, const std::string & other);
+    // The sums stay on the GPU until they are asked for. Throws as `add`, and cuda::DeviceError.
+    bool add_on_device(const std::string & name, int device,
+                       const cuda::DeviceActivations & activations) override;
 
-    // Adds rows that lie on a GPU, which sums them in the same order; the sums stay there until
-    // they are asked for. routed: as add_routed, otherwise as add_dense. Throws as these do, and
-    // cuda::DeviceError.
-    void add_on_device(const std::string & name, int device, const cuda::DeviceRows & rows,
-                       bool routed);
-
-    // The same of rows in host memory, of so many bytes.
-    void add_by_way_of_device(const std::string & name, int device, const cuda::DeviceRows & rows,
-                              bool routed, size_t bytes, size_t id_bytes);
+    // The same of rows in host memory, which are copied there: `bytes` bytes, and `id_bytes` of
+    // ids.
+    void add_by_way_of_device(const std::string & name, int device,
+                              const cuda::DeviceActivations & activations, size_t bytes,
+                              size_t id_bytes);
 
     // Adds what was collected elsewhere. Throws std::invalid_argument where sizes differ.
     void merge(const std::string & name, const Entry & entry);
@@ -73,16 +64,18 @@ class Accumulator {
     std::map<std::string, std::vector<int64_t>> counts() const;
 
   private:
-    Entry & entry(const std::string & name, const Rows & rows);
-    void add_sums(const std::string & name, const Rows & rows, Entry & target);
+    Entry & entry(const std::string & name, int64_t columns, size_t matrices);
+    void add_routed(const std::string & name, const Activations & activations, Entry & target);
+    void add_dense(const std::string & name, const Activations & activations, Entry & target);
+    void add_sums(const std::string & name, const Activations & activations, Entry & target);
     cuda::Sums & begin_on_device(const std::string & name, int device,
-                                 const cuda::DeviceRows & rows, bool routed);
+                                 const cuda::DeviceActivations & activations);
     void fetch(const std::string & name);
 
     // A tensor whose sums are on a GPU; its entry holds those from before.
     struct Placement {
         int device;
-        bool routed;
+        bool is_routed;
     };
 
     int threads_;
