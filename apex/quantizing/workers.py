@@ -208,9 +208,7 @@ class Gpu:
             slab.rows,
             piece.tensor.source.type,
             piece.shape,
-            piece.tensor.type,
-            self.processor.importances.of(piece),
-            slab.result,
+            [(piece.tensor.type, self.processor.importances.of(piece), slab.result)],
         )
 
     def _finish(self, done: Callable[[Slab], None]) -> None:

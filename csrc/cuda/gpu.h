@@ -57,53 +57,64 @@ class HostMemory {
     size_t bytes_;
 };
 
-// Rows to quantize, in memory of the host; only HostMemory is copied while other work goes on.
-struct Slab {
+// One of the things that a job's rows become. Its memory is the host's.
+struct Target {
+    ggml_type type;
+    const float * importance;  // `columns` values per expert, or null
+    void * bytes;
+};
+
+// Rows of one tensor in memory of the host, and all their targets. Only HostMemory is copied while
+// other work goes on.
+struct Job {
     const void * source;
     ggml_type source_type;
     int64_t experts, rows, columns;  // rows per expert
-    const float * importance;        // `columns` values per expert, or null
-    void * target;
-    ggml_type type;
+    std::vector<Target> targets;
 };
 
-// The largest slab that a Quantizer will be given.
-struct SlabLimits {
+// The largest job that a Quantizer will be given.
+struct JobLimits {
     size_t source_bytes = 0;
-    size_t target_bytes = 0;
-    size_t importance_values = 0;    // experts * columns
+    size_t target_bytes = 0;         // of all targets together
+    size_t importance_values = 0;    // the same; experts * columns for each that has an importance
     size_t rows = 0;                 // of all experts
     size_t dequantized_weights = 0;  // of quantized sources
+    size_t targets = 1;
 
+    // What a slot takes of the device's memory.
     size_t device_bytes() const;
 };
 
-// What became of a slab, and how long the device was busy with it, in seconds.
+// What became of a job, and how long the device was busy with it, in seconds.
 struct Outcome {
-    bool is_sound;  // otherwise a weight is NaN, infinite or too large: the processor has to decide
+    // Otherwise a weight is NaN, infinite or too large for one of the targets: what all of them
+    // hold is void, and the processor has to decide.
+    bool is_sound;
     double copying_in, computing, copying_out;
 };
 
-// One GPU with room for several slabs, whose copies and kernels overlap.
+// One GPU with slots for several jobs, whose copies and kernels overlap. A slot has room for the
+// source once, and for all targets side by side.
 class Quantizer {
   public:
     // Throws DeviceError.
-    Quantizer(int device, int slots, const SlabLimits & limits);
+    Quantizer(int device, int slots, const JobLimits & limits);
     ~Quantizer();
     Quantizer(const Quantizer &) = delete;
     Quantizer & operator=(const Quantizer &) = delete;
 
-    // Begins with a slab and returns at once; its memory must stay until `wait`. Throws
-    // DeviceError; std::invalid_argument where there is no kernel, or the slab is larger than the
-    // limits.
-    void submit(int slot, const Slab & slab);
+    // Begins with a job and returns at once; its rows and the targets' bytes must stay until
+    // `wait`. Throws DeviceError; std::invalid_argument where there is no target, or no kernel for
+    // one, or the job is larger than the limits.
+    void submit(int slot, const Job & job);
 
-    // Waits for a slab. Throws DeviceError: its target then holds nothing of use.
+    // Waits for the job in a slot. Throws DeviceError: its targets then hold nothing of use.
     Outcome wait(int slot);
 
-    // Runs the kernels of a slab again and again on what lies on the device; the fastest, in
+    // Runs the kernels of the last job again and again on what lies in the slot; the fastest, in
     // seconds. After `wait`.
-    double time_kernels(int slot, const Slab & slab, int repeats);
+    double time_kernels(int slot, const Job & job, int repeats);
 
   private:
     struct Implementation;

@@ -29,19 +29,19 @@ HostMemory::HostMemory(size_t bytes) : bytes_(bytes) {
 
 HostMemory::~HostMemory() = default;
 
-size_t SlabLimits::device_bytes() const {
+size_t JobLimits::device_bytes() const {
     return 0;
 }
 
 struct Quantizer::Implementation {};
 
-Quantizer::Quantizer(int, int, const SlabLimits &) {
+Quantizer::Quantizer(int, int, const JobLimits &) {
     refuse();
 }
 
 Quantizer::~Quantizer() = default;
 
-void Quantizer::submit(int, const Slab &) {
+void Quantizer::submit(int, const Job &) {
     refuse();
 }
 
@@ -49,7 +49,7 @@ Outcome Quantizer::wait(int) {
     refuse();
 }
 
-double Quantizer::time_kernels(int, const Slab &, int) {
+double Quantizer::time_kernels(int, const Job &, int) {
     refuse();
 }
 
