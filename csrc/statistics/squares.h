@@ -30,7 +30,7 @@ struct Entry {
     int64_t matrices() const { return static_cast<int64_t>(sums.size()) / columns; }
 };
 
-// Of equal rows in equal order the sums are equal bits: those of llama-imatrix. A column is summed
+// Equal rows in equal order give equal bits, which are those of llama-imatrix: a column is summed
 // in float, in the order of the rows, here or on a GPU; the number of threads does not matter.
 class Squares final : public ActivationSink {
   public:
