@@ -8,11 +8,11 @@
 #include "engine/rows.h"
 #include "gguf/header.h"
 #include "guard/guard.h"
-#include "imatrix/accumulator.h"
 #include "llama/context.h"
 #include "llama/library.h"
 #include "llama/type_rules.h"
 #include "register.h"
+#include "statistics/squares.h"
 
 namespace py = pybind11;
 
@@ -54,8 +54,8 @@ PYBIND11_MODULE(_core, module) {
     py::register_local_exception<apex::llama::ModelError>(module, "ModelError", PyExc_RuntimeError);
     py::register_local_exception<apex::guard::UpstreamError>(module, "UpstreamError",
                                                              PyExc_RuntimeError);
-    py::register_local_exception<apex::imatrix::NonFinite>(module, "NonFiniteError",
-                                                           PyExc_ArithmeticError);
+    py::register_local_exception<apex::statistics::NonFinite>(module, "NonFiniteError",
+                                                              PyExc_ArithmeticError);
     py::register_local_exception<apex::cuda::DeviceError>(module, "DeviceError",
                                                           PyExc_RuntimeError);
     py::register_local_exception_translator(translate);
@@ -63,7 +63,7 @@ PYBIND11_MODULE(_core, module) {
     apex::bind::register_gguf(module);
     apex::bind::register_engine(module);
     apex::bind::register_quantizer(module);
-    apex::bind::register_imatrix(module);
+    apex::bind::register_statistics(module);
     apex::bind::register_cuda(module);
     apex::bind::register_inference(module);
 }
