@@ -698,7 +698,7 @@ def first_match(
     patterns: collections.abc.Sequence[str], names: collections.abc.Sequence[str]
 ) -> list[int]:
     """
-    For each name the index of the first pattern found in it (std::regex_search), or -1. Raises ValueError for a malformed pattern.
+    For each name the index of the first pattern found in it (std::regex_search), or -1. Raises ValueError for a pattern that is malformed, too long or takes too long to match. The GIL is released; signals are looked at.
     """
 
 def gpu_backends() -> list[str]:

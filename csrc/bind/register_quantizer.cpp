@@ -8,6 +8,7 @@
 #include "arguments.h"
 #include "engine/types.h"
 #include "gguf/header.h"
+#include "llama/patterns.h"
 #include "llama/reference.h"
 #include "llama/type_rules.h"
 #include "register.h"
@@ -101,6 +102,17 @@ std::vector<TensorRule> decide_types(const ::apex::gguf::Header & header, const 
     return llama::decide_types(header.context(), path, options, queries);
 }
 
+std::vector<int> first_match(const std::vector<std::string> & patterns,
+                             const std::vector<std::string> & names) {
+    py::gil_scoped_release release;
+    return llama::first_match(patterns, names, [] {
+        py::gil_scoped_acquire acquire;
+        if (PyErr_CheckSignals() != 0) {
+            throw py::error_already_set();
+        }
+    });
+}
+
 void quantize_with_llama(
     const std::string & input, const std::string & output, const std::string & file_type,
     const std::map<std::string, py::array_t<float, py::array::c_style>> & importance,
@@ -142,9 +154,10 @@ void register_quantizer(py::module_ & module) {
     module.def("output_order", &llama::output_order, py::arg("names"),
                "The order in which llama.cpp writes tensors of these names into a single file.");
     module.def(
-        "first_match", &llama::first_match, py::arg("patterns"), py::arg("names"),
+        "first_match", &first_match, py::arg("patterns"), py::arg("names"),
         "For each name the index of the first pattern found in it (std::regex_search), or -1. "
-        "Raises ValueError for a malformed pattern.");
+        "Raises ValueError for a pattern that is malformed, too long or takes too long to match. "
+        "The GIL is released; signals are looked at.");
     module.def(
         "decide_types", &decide_types, py::arg("header"), py::arg("path"), py::arg("tensors"),
         py::arg("file_type"), py::kw_only(), py::arg("output_tensor_type") = py::none(),

@@ -104,7 +104,7 @@ MISTAKES: list[tuple[dict[str, Any], type[ApexError], str]] = [
     ({"file_type": "Q8_0", "tensor_types": ["attn_q"]}, UsageError, "has no '='"),
     ({"file_type": "Q8_0", "tensor_types": ["attn_q=Q9"]}, UsageError, "no type Q9"),
     ({"file_type": "Q8_0", "tensor_types": ["attn_q=I32"]}, UsageError, "no type I32"),
-    ({"file_type": "Q8_0", "tensor_types": ["(=q8_0"]}, UsageError, "no regular expression"),
+    ({"file_type": "Q8_0", "tensor_types": ["(=q8_0"]}, UsageError, "is not a regular expression"),
     (
         {"file_type": "Q8_0", "tensor_types": ["nothing=q8_0"]},
         UsageError,
