@@ -695,7 +695,7 @@ def first_match(
     patterns: collections.abc.Sequence[str], names: collections.abc.Sequence[str]
 ) -> list[int]:
     """
-    For each name the index of the first pattern found in it (std::regex_search), or -1. Raises ValueError for a malformed pattern.
+    For each name the index of the first pattern found in it (std::regex_search), or -1. Raises ValueError for a pattern that is malformed, too long or takes too long to match. The GIL is released; signals are looked at.
     """
 
 def gpu_backends() -> list[str]:
@@ -769,41 +769,6 @@ def quantize(
 
     Raises ValueError for arguments that do not fit together, BadDataError for weights that are NaN or
     infinite or too large for the type.
-    """
-
-def quantize_with_ggml(src: _Buffer, type: str, importance: _Buffer | None = None) -> typing.Any:
-    """
-    ggml_quantize_chunk itself, for float32 on one thread and without checks: the reference that quantize() is compared with.
-    """
-
-def quantize_with_kernel(
-    src: _Buffer, type: str, importance: _Buffer | None, isa: str
-) -> typing.Any:
-    """
-    The kernel of one of available_isas() itself, as quantize_with_ggml is ggml's.
-    """
-
-def quantize_with_llama(
-    input: str,
-    output: str,
-    file_type: str,
-    *,
-    importance: collections.abc.Mapping[
-        str, typing.Annotated[numpy.typing.ArrayLike, numpy.float32]
-    ] = {},
-    tensor_types: collections.abc.Sequence[tuple[str, str]] = [],
-    output_tensor_type: str | None = None,
-    token_embedding_type: str | None = None,
-    pure: bool = False,
-    quantize_output_tensor: bool = True,
-    copy: bool = False,
-    allow_requantize: bool = False,
-    keep_split: bool = False,
-    overrides: collections.abc.Sequence[tuple[str, bool | int | float | str]] = [],
-    threads: int = 0,
-) -> None:
-    """
-    Runs llama_model_quantize, the reference that apex is compared with. Raises ModelError.
     """
 
 def tensor_types() -> list[TensorType]:

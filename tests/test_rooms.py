@@ -53,6 +53,7 @@ CPP = {
             *("llama.h", "llama-cpp.h", "llama-ext.h", "llama-quant.cpp"),
         },
     ),
+    "reference": ({"reference", "bind", "engine", "guard", "llama"}, {"llama.h", "pybind11"}),
     "bind": (
         {
             *("bind", "cuda", "dispatch", "engine", "evaluate", "gguf", "guard"),

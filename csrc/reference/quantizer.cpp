@@ -1,11 +1,13 @@
-#include "reference.h"
+#include "quantizer.h"
+
+#include <llama.h>
 
 #include "guard/guard.h"
 
-namespace apex::llama {
+namespace apex::reference {
 
 void quantize_with_llama(const std::string & input, const std::string & output,
-                         const ReferenceOptions & options) {
+                         const Options & options) {
     llama_model_quantize_params params = llama_model_quantize_default_params();
     params.nthread = options.threads;
     params.ftype = options.rules.file_type;
@@ -31,18 +33,18 @@ void quantize_with_llama(const std::string & input, const std::string & output,
     tensor_types.push_back({nullptr, GGML_TYPE_COUNT});
     params.tt_overrides = options.tensor_types.empty() ? nullptr : tensor_types.data();
 
-    std::vector<KeyOverride> overrides = options.rules.overrides;
-    overrides.push_back(KeyOverride{});
+    std::vector<llama::KeyOverride> overrides = options.rules.overrides;
+    overrides.push_back(llama::KeyOverride{});
     params.kv_overrides = options.rules.overrides.empty() ? nullptr : overrides.data();
 
     guard::Scope scope;
     try {
         if (llama_model_quantize(input.c_str(), output.c_str(), &params) != 0) {
-            throw ModelError(scope.errors());
+            throw llama::ModelError(scope.errors());
         }
     } catch (const guard::UpstreamError & error) {
-        throw ModelError(error.what());
+        throw llama::ModelError(error.what());
     }
 }
 
-}  // namespace apex::llama
+}  // namespace apex::reference

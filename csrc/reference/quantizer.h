@@ -6,12 +6,12 @@
 #include <utility>
 #include <vector>
 
-#include "type_rules.h"
+#include "llama/type_rules.h"
 
-namespace apex::llama {
+namespace apex::reference {
 
-struct ReferenceOptions {
-    RuleOptions rules;
+struct Options {
+    llama::RuleOptions rules;
     std::vector<std::pair<std::string, ggml_type>> tensor_types;  // pattern, type
     std::map<std::string, std::vector<float>> importance;
     bool allow_requantize = false;
@@ -19,8 +19,8 @@ struct ReferenceOptions {
     int threads = 0;
 };
 
-// Runs llama_model_quantize. Throws ModelError with what it logged.
+// Runs llama_model_quantize. Throws llama::ModelError with what it logged.
 void quantize_with_llama(const std::string & input, const std::string & output,
-                         const ReferenceOptions & options);
+                         const Options & options);
 
-}  // namespace apex::llama
+}  // namespace apex::reference
