@@ -49,7 +49,7 @@ void register_exceptions(py::module_ & module) {
     py::register_local_exception<llama::ModelError>(module, "ModelError", PyExc_RuntimeError);
     py::register_local_exception<guard::UpstreamError>(module, "UpstreamError", PyExc_RuntimeError);
     py::register_local_exception<statistics::NonFinite>(module, "NonFiniteError",
-                                                     PyExc_ArithmeticError);
+                                                        PyExc_ArithmeticError);
     py::register_local_exception<cuda::DeviceError>(module, "DeviceError", PyExc_RuntimeError);
     py::register_local_exception_translator(translate);
 }
