@@ -137,7 +137,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], type[ApexError], str]] = {
     "rule that is not a regular expression": (
         {"file_type": "Q8_0", "tensor_types": ["(=q8_0"]},
         UsageError,
-        "no regular expression",
+        "is not a regular expression",
     ),
     "rule that matches no tensor": (
         {"file_type": "Q8_0", "tensor_types": ["nothing=q8_0"]},
