@@ -41,10 +41,13 @@ class _Command:
     function: str
     examples: tuple[str, ...]
 
-    def add_to(self, app: typer.Typer) -> None:
+    def add_to(self, app: typer.Typer, *, is_only_listed: bool = False) -> None:
+        """Register the function; where it is only listed, without its arguments."""
         function = getattr(import_module(f"apex.cli.{self.module}"), self.function)
-        epilog = _examples(*self.examples)
-        app.command(self.name, cls=Command, epilog=epilog)(as_command(function))
+        command = (lambda: None) if is_only_listed else as_command(function)
+        app.command(
+            self.name, cls=Command, help=function.__doc__, epilog=_examples(*self.examples)
+        )(command)
 
 
 _COMMANDS = (
@@ -167,13 +170,13 @@ def _make_command(first: str) -> Any:
     is_named = first in [*(command.name for command in _COMMANDS), "imatrix"]
     for command in _COMMANDS:
         if first == command.name or not is_named:
-            command.add_to(app)
+            command.add_to(app, is_only_listed=not is_named)
     if first == "imatrix" or not is_named:
-        app.add_typer(_imatrix())
+        app.add_typer(_imatrix(is_only_listed=not is_named))
     return typer.main.get_command(app)
 
 
-def _imatrix() -> typer.Typer:
+def _imatrix(*, is_only_listed: bool) -> typer.Typer:
     group = typer.Typer(
         name="imatrix",
         cls=_CollectByDefault,
@@ -188,7 +191,7 @@ def _imatrix() -> typer.Typer:
         ),
     )
     for command in _IMATRIX:
-        command.add_to(group)
+        command.add_to(group, is_only_listed=is_only_listed)
     return group
 
 
