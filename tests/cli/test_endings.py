@@ -35,7 +35,11 @@ USAGE = {
     "argument missing": ["quantize", "MODEL"],
     "number is no number": ["quantize", "MODEL", "o", "--tier", "quality", "--threads", "many"],
     "number is negative": ["quantize", "MODEL", "o", "--tier", "quality", "-t", "-1"],
-    "neither tier nor type": ["plan", "MODEL"],
+    "neither tier nor type": ["quantize", "MODEL", "o"],
+    "details of no tier": ["plan", "MODEL", "--tensors"],
+    "an export of no tier": ["plan", "MODEL", "--export", "o"],
+    "the order of llama-quantize": ["quantize", "MODEL", "o", "Q4_K_M"],
+    "chunks without auto": ["quantize", "MODEL", "o", "--tier", "quality", "--chunks", "3"],
     "both tier and type": ["plan", "MODEL", "--tier", "mini", "--type", "Q4_K_M"],
     "no such tier": ["plan", "MODEL", "--tier", "qualty"],
     "no such tier to print": ["tiers", "qualty"],
@@ -74,6 +78,7 @@ def test_wrong_usage_ends_with_2(
 def test_a_hint_names_what_was_meant(apex_cli: Apex, dense_model: Path) -> None:
     assert "'quality'" in apex_cli("tiers", "qualty").stderr
     assert "--tier" in apex_cli("plan", dense_model, "--teir", "quality").stderr
+    assert "--type Q4_K_M" in apex_cli("quantize", dense_model, "o", "Q4_K_M").stderr
 
 
 def test_a_bad_model_ends_with_3(apex_cli: Apex, dense_model: Path, folder: Path) -> None:
@@ -349,9 +354,19 @@ def test_what_is_no_size(text: str) -> None:
         values.parse_size(text, "--size")
 
 
-def test_sizes_are_shown_in_binary_units() -> None:
-    assert cli_output.mib(1536 * 1024) == "1.50"
-    assert cli_output.mib_and_gib(40 << 30) == "40,960.00 MiB (40.00 GiB)"
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (0, "0.00 MiB"),
+        (1536 << 10, "1.50 MiB"),
+        ((1 << 30) - 1, "1024.00 MiB"),
+        (1 << 30, "1.00 GiB"),
+        (40 << 30, "40.00 GiB"),
+        (1500 << 30, "1,500.00 GiB"),
+    ],
+)
+def test_sizes_are_in_gib_from_one_of_them_on(size: int, text: str) -> None:
+    assert cli_output.size(size) == text
 
 
 def test_help_names_every_status(apex_cli: Apex) -> None:
