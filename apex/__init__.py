@@ -8,7 +8,7 @@ from pkgutil import extend_path
 __path__ = extend_path(__path__, __name__)
 
 from apex._core import __version__
-from apex.calibration import Imatrix, calibrate
+from apex.calibration import ImportanceAccumulator, calibrate
 from apex.cpu import CpuInfo, cpu_info
 from apex.errors import (
     ApexError,
@@ -37,8 +37,8 @@ __all__ = [
     "DeviceError",
     "EvalOptions",
     "Evaluator",
-    "Imatrix",
     "ImatrixError",
+    "ImportanceAccumulator",
     "ModelFile",
     "ModelFileError",
     "OutputError",

@@ -3,8 +3,12 @@
 #include <llama-ext.h>
 
 #include <algorithm>
+#include <cstdlib>
+#include <fstream>
 #include <map>
 #include <stdexcept>
+#include <thread>
+#include <utility>
 
 #include "devices.h"
 #include "guarded.h"
@@ -16,11 +20,27 @@ namespace {
 constexpr const char * CANNOT_RUN = "libllama cannot run the model";
 constexpr int ABORTED = 2;  // of llama_process
 
+// How many processors are used by others at this moment: tasks that run, without the calling one.
+// Our own threads sleep between batches.
+int busy_processors() {
+    int others = 0;
+#ifdef __linux__
+    std::ifstream loads("/proc/loadavg");
+    std::string minutes;
+    int running = 0;
+    if (loads >> minutes >> minutes >> minutes >> running) {
+        others = std::max(running - 1, 0);
+    }
+#endif
+    return others;
+}
+
 }  // namespace
 
 // Without a pool, ggml would start threads anew for every part of a graph.
-Threads::Threads(int count) {
+Threads::Threads(int threads) : count(threads) {
     ggml_threadpool_params params = ggml_threadpool_params_default(count);
+    params.poll = std::getenv("APEX_POLL") ? std::atoi(std::getenv("APEX_POLL")) : 0;
     pool = ggml_threadpool_new(&params);
     if (pool == nullptr) {
         throw ModelError("libllama cannot start " + std::to_string(count) + " threads");
@@ -81,8 +101,7 @@ Context::Context(std::shared_ptr<Model> model, const ContextOptions & options,
         if (context_ == nullptr) {
             throw failure(scope, "libllama cannot make a context");
         }
-        threads_ = Threads::shared(params.n_threads);
-        llama_attach_threadpool(context_.get(), threads_->pool, threads_->pool);
+        use_threads(options_.threads);
         batch_.reset(llama_batch_ext_init(context_.get()));
         if (options_.mtp) {
             llama_set_embeddings_nextn(context_.get(), true, true);
@@ -94,6 +113,32 @@ Context::~Context() {
     if (context_ != nullptr && threads_ != nullptr) {
         llama_detach_threadpool(context_.get());
     }
+}
+
+// ggml's threads wait for one another after every operation, and they spin. Where others use the
+// processors too, all of them wait for the one that does not run just now, which takes longer than
+// going without it.
+void Context::choose_threads() {
+    if (!options_.yields) {
+        return;
+    }
+    const int busy = busy_processors();
+    const int steadily = std::min(busy, std::exchange(busy_, busy));  // not a moment's
+    const auto processors = static_cast<int>(std::thread::hardware_concurrency());
+    use_threads(std::clamp(processors - steadily, 1, options_.threads));
+}
+
+void Context::use_threads(int count) {
+    if (threads_ != nullptr && threads_->count == count) {
+        return;
+    }
+    std::shared_ptr<Threads> & threads = known_threads_[count];
+    if (threads == nullptr) {
+        threads = Threads::shared(count);
+    }
+    threads_ = threads;
+    llama_set_n_threads(context_.get(), count, count);
+    llama_attach_threadpool(context_.get(), threads_->pool, threads_->pool);
 }
 
 bool Context::on_abort(void * user_data) {
@@ -148,6 +193,7 @@ void Context::process(const Batch & batch, const std::vector<const float *> * hi
             }
             rows_ += token.output ? 1 : 0;
         }
+        choose_threads();
         const std::lock_guard<std::mutex> turn(threads_->turn);
         const int32_t status =
             llama_process(context_.get(), LLAMA_PROCESS_TYPE_DECODE, batch_.get());

@@ -204,7 +204,7 @@ def test_imatrix_is_that_of_llama_imatrix(folder: Path, tmp_path: Path, name: st
         read_texts([folder / "text.txt"]),
         options=CollectOptions(output_matrix=True, mtp=False),
     )
-    ours = apex.Imatrix.load([tmp_path / "imatrix.gguf"]).entries
+    ours = apex.ImportanceAccumulator.load([tmp_path / "imatrix.gguf"]).entries
     assert set(ours) == set(golden)
     for tensor, entry in ours.items():
         theirs = golden[tensor]
