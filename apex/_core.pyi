@@ -125,12 +125,12 @@ class Header:
         A header without keys and tensors.
         """
     @staticmethod
-    def read(path: str) -> Header:
+    def read(path: str | bytes) -> Header:
         """
         Reads the header of a file. Raises HeaderError, OSError.
         """
     @staticmethod
-    def read_metadata(path: str) -> Header:
+    def read_metadata(path: str | bytes) -> Header:
         """
         Reads the metadata alone, byte for byte; the tensor table is empty.
         """
@@ -410,7 +410,7 @@ class Model:
     A model that libllama loaded.
     """
     def __init__(
-        self, path: str, *, mtp: bool = False, vocabulary_only: bool = False, gpu_layers: int = 0
+        self, path: str | bytes, *, mtp: bool = False, vocabulary_only: bool = False, gpu_layers: int = 0
     ) -> None:
         """
         Mapped, on the CPU but for gpu_layers, of which a negative number means all. Raises ModelError.
@@ -632,7 +632,7 @@ def cuda_is_built() -> bool:
 
 def decide_types(
     header: Header,
-    path: str,
+    path: str | bytes,
     tensors: collections.abc.Sequence[tuple[str, collections.abc.Sequence[int], str, str | None]],
     file_type: str,
     *,
@@ -727,7 +727,7 @@ def measure_bandwidth(device: int, bytes: int) -> Bandwidth:
     """
 
 def memory_need(
-    path: str,
+    path: str | bytes,
     *,
     context_length: int = 512,
     batch_size: int = 2048,

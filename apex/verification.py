@@ -9,14 +9,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from apex import _core
 from apex.errors import ImatrixError, ModelFileError
 from apex.files import ImportanceMatrix, load_imatrix
-from apex.planning.importance import Importance, find_importance
-from apex.planning.planned import TENSOR_TYPES
+from apex.planning import ImportanceReference, find_importance
 from apex.policy import Layout, Role, role_of
-from apex.sources import ModelFile, Tensor, open_model
+from apex.sources import Source, Tensor, open_model
+from apex.types import TYPES
 
 __all__ = ["RoleError", "TensorError", "VerifyReport", "verify"]
 
@@ -149,8 +150,8 @@ class VerifyReport:
 
 
 def verify(
-    quantized: str | os.PathLike[str] | ModelFile,
-    source: str | os.PathLike[str] | ModelFile,
+    quantized: str | os.PathLike[str] | Source,
+    source: str | os.PathLike[str] | Source,
     *,
     imatrix: str | os.PathLike[str] | None = None,
     threads: int = 0,
@@ -165,8 +166,8 @@ def verify(
     Raises ModelFileError where a tensor is missing on either side or has another shape,
     ImatrixError where the importance matrix is of another model.
     """
-    ours = quantized if isinstance(quantized, ModelFile) else open_model(quantized)
-    theirs = source if isinstance(source, ModelFile) else open_model(source)
+    ours = open_model(quantized) if isinstance(quantized, (str, os.PathLike)) else quantized
+    theirs = open_model(source) if isinstance(source, (str, os.PathLike)) else source
     matrix = None if imatrix is None else load_imatrix(imatrix)
     pairs = _pairs(ours, theirs)
     layout = Layout.from_metadata(theirs.metadata)
@@ -174,21 +175,21 @@ def verify(
     unreadable = [a.name for a, b in pairs if not (_is_readable(a) and _is_readable(b))]
     if unreadable:
         notes.append(f"{len(unreadable)} tensors hold no weights: {', '.join(unreadable)}.")
-    maps = _Maps(ours, theirs)
+    readers = _Reader(ours), _Reader(theirs)
     total = sum(b.bytes for _, b in pairs)
     done = 0
     results = []
     for a, b in pairs:
         if _is_readable(a) and _is_readable(b):
             importance = _importance(a, matrix)
-            results.append(_compare(a, b, role_of(a.name, layout), importance, maps, threads))
+            results.append(_compare(a, b, role_of(a.name, layout), importance, readers, threads))
         done += b.bytes
         if progress is not None:
             progress(done, total)
     return VerifyReport(tuple(results), tuple(notes))
 
 
-def _pairs(ours: ModelFile, theirs: ModelFile) -> list[tuple[Tensor, Tensor]]:
+def _pairs(ours: Source, theirs: Source) -> list[tuple[Tensor, Tensor]]:
     ours.require_data()
     theirs.require_data()
     sources = {tensor.name: tensor for tensor in theirs.tensors}
@@ -203,57 +204,70 @@ def _pairs(ours: ModelFile, theirs: ModelFile) -> list[tuple[Tensor, Tensor]]:
     if problems:
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise ModelFileError(
-            f"{ours.path} is not made from {theirs.path}: {'; '.join(problems[:5])}{more}.",
+            f"{ours.reference.location} is not made from {theirs.reference.location}: "
+            f"{'; '.join(problems[:5])}{more}.",
             "give the quantized file first and its own source second",
         )
     return [(tensor, sources[tensor.name]) for tensor in ours.tensors]
 
 
 def _is_readable(tensor: Tensor) -> bool:
-    return TENSOR_TYPES[tensor.type].has_dequantizer
+    return TYPES[tensor.type].has_dequantizer
 
 
-def _importance(tensor: Tensor, matrix: ImportanceMatrix | None) -> Importance | None:
+def _importance(tensor: Tensor, matrix: ImportanceMatrix | None) -> npt.NDArray[np.float32] | None:
     if matrix is None or len(tensor.shape) < 2:
         return None
     match = find_importance(tensor, matrix)
     if match is None:
         return None
-    if not isinstance(match, Importance) or not match.data.is_sound():
+    if not isinstance(match, ImportanceReference) or not matrix.entries[match.entry].is_sound():
         raise ImatrixError(
             f"{matrix.path} does not fit {tensor.name}.",
             "give the importance matrix that was made from this model",
         )
-    return match
+    return match.values(matrix)
 
 
-class _Maps:
-    """The files of both models, mapped read-only."""
+class _Reader:
+    """Reads rows of a source into a buffer of its own, which is used again."""
 
-    def __init__(self, ours: ModelFile, theirs: ModelFile) -> None:
-        self.ours = [np.memmap(path, np.uint8, "r") for path in ours.files]
-        self.theirs = [np.memmap(path, np.uint8, "r") for path in theirs.files]
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._buffer = np.empty(0, np.uint8)
+
+    def rows(self, tensor: Tensor, first: int, count: int) -> npt.NDArray[np.uint8]:
+        size = count * tensor.row_bytes
+        if len(self._buffer) < size:
+            self._buffer = np.empty(size, np.uint8)
+        rows = self._buffer[:size]
+        self._source.read(tensor, first, rows.data)
+        return rows
 
 
 def _compare(
-    a: Tensor, b: Tensor, role: Role, importance: Importance | None, maps: _Maps, threads: int
+    a: Tensor,
+    b: Tensor,
+    role: Role,
+    importance: npt.NDArray[np.float32] | None,
+    readers: tuple[_Reader, _Reader],
+    threads: int,
 ) -> TensorError:
     """Compare expert by expert, in slabs of rows, so that little is in memory at a time."""
-    values = None if importance is None else importance.values()
+    ours, theirs = readers
     sums, worst, worst_row, worst_column = _Sums(), 0.0, 0, 0
     rows = a.rows // a.experts
-    a_row, b_row = a.bytes // a.rows, b.bytes // b.rows
-    step = max(1, min(rows, _SLAB_BYTES // (a_row + b_row)))
+    step = max(1, min(rows, _SLAB_BYTES // (a.row_bytes + b.row_bytes)))
     for first in range(0, a.rows, rows):
         for start in range(first, first + rows, step):
             count = min(step, first + rows - start)
             part = _core.compare(
-                maps.ours[a.file][a.offset + start * a_row :][: count * a_row],
+                ours.rows(a, start, count),
                 a.type,
-                maps.theirs[b.file][b.offset + start * b_row :][: count * b_row],
+                theirs.rows(b, start, count),
                 b.type,
                 (count, a.columns),
-                None if values is None else values[start // rows],
+                None if importance is None else importance[start // rows],
                 threads,
             )
             sums.add(part)
@@ -268,7 +282,7 @@ def _compare(
         a.type,
         a.weights,
         _root(sums.error, sums.reference),
-        None if values is None else _root(sums.weighted_error, sums.weighted_reference),
+        None if importance is None else _root(sums.weighted_error, sums.weighted_reference),
         _root(worst / block, mean_square),
         worst_row,
         worst_column,

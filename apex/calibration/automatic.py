@@ -48,8 +48,8 @@ def path_beside(model: ModelFile) -> Path:
 def matrix_beside(model: ModelFile, options: CollectOptions | None = None) -> Beside:
     """Whether the importance matrix beside a model can be used for it.
 
-    options: those it would be made with; None where any will do. One that ``calibrate_beside`` made
-    of other weights, or with other options than these (or the defaults), is to be made again.
+    options: those it must have been made with; None where any will do. One that ``calibrate_beside`` made
+    of other weights, or with other options than these, is to be made again.
     Raises ImatrixError where something else is there that cannot be used.
     """
     path = path_beside(model)
@@ -88,12 +88,12 @@ def _of_this_model(
     is_own: bool,
     options: CollectOptions | None,
 ) -> Beside:
-    usable = Beside(path, is_usable=True, remark="was made of this model")
-    if options is None and not is_own:
-        return usable
+    remark = "was made of this model"
     differences = _differences(matrix, options or CollectOptions())
-    if not differences:
-        return usable
+    if options is None or not differences:
+        if differences and is_own:
+            remark += f", with {differences}"
+        return Beside(path, is_usable=True, remark=remark)
     remark = f"was made with other options: {differences}"
     if is_own:
         return Beside(path, is_usable=False, remark=remark)

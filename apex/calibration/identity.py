@@ -36,11 +36,11 @@ def _samples(file: ModelFile) -> Iterator[bytes]:
                 if hasattr(os, "posix_fadvise"):  # no reading ahead of what is not wanted
                     os.posix_fadvise(data.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
                 for tensor in file.tensors:
-                    if tensor.file != index:
+                    if tensor.shard != index:
                         continue
                     last = max(tensor.bytes - _SAMPLE_BYTES, 0)
                     for sample in range(_SAMPLES):
-                        data.seek(tensor.offset + last * sample // (_SAMPLES - 1))
+                        data.seek(file.offsets[tensor.name] + last * sample // (_SAMPLES - 1))
                         yield data.read(min(_SAMPLE_BYTES, tensor.bytes))
         except OSError as error:
             raise ModelFileError(

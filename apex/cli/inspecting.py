@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from apex.cli import options, output
+from apex.cli import output
+from apex.cli.arguments import JsonArgument, ModelArgument
+from apex.cli.output import Printer, Table
 from apex.errors import ModelFileError
 
 if TYPE_CHECKING:
@@ -22,25 +25,27 @@ _LONG = 60
 _ITEMS = 6
 
 
-def inspect(
-    file: options.Model,
-    tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False,
-    json: options.Json = False,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class InspectArguments(JsonArgument, ModelArgument):
+    """What ``apex inspect`` is given."""
+
+    tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False
+
+
+def inspect(given: InspectArguments) -> None:
     """Show any GGUF file: roles, types, sizes and metadata. Reads headers only."""
-    model, problem = _open(file)
+    printer = Printer(json=given.json)
+    model, problem = _open(given.model)
     layout = _layout(model)
-    if json:
-        output.print_json(_to_dict(model, layout))
-    else:
-        _print_metadata(model)
-        if tensors:
-            _print_tensors(model, layout)
-        _print_summary(model, layout)
+    printer.data(lambda: _to_dict(model, layout))
+    _print_metadata(model, printer)
+    if given.tensors:
+        _print_tensors(model, layout, printer)
+    _print_summary(model, layout, printer)
     if problem:
-        output.note(problem)
+        printer.note(problem)
     if model.missing:
-        output.note(
+        printer.note(
             f"The data of {len(model.missing)} of {len(model.tensors)} tensors is missing: the "
             "file is truncated, or a header alone."
         )
@@ -49,7 +54,8 @@ def inspect(
 def _open(path: Path) -> tuple[ModelFile, str]:
     """The model; or, where it cannot be quantized, its file as it is and what is wrong with it."""
     from apex import _core, open_model
-    from apex.sources import ModelFile, Tensor
+    from apex.sources import ModelFile
+    from apex.sources.gguf import tensor_table
 
     try:
         return open_model(path), ""
@@ -59,16 +65,8 @@ def _open(path: Path) -> tuple[ModelFile, str]:
             all(header.keys())
         except (ValueError, OSError):
             raise error from None
-        tensors = tuple(
-            Tensor(
-                info.name, info.shape, info.type, info.bytes, 0, header.data_offset + info.offset
-            )
-            for info in header.tensors()
-        )
-        missing = tuple(
-            tensor for tensor in tensors if tensor.offset + tensor.bytes > header.file_bytes
-        )
-        return ModelFile(path, (path,), header, tensors, missing), error.message
+        tensors, offsets, missing = tensor_table([path], [header])
+        return ModelFile(path, (path,), (header,), tensors, offsets, missing), error.message
 
 
 def _layout(model: ModelFile) -> Layout | None:
@@ -88,11 +86,11 @@ def _role(tensor: Tensor, layout: Layout | None) -> str | None:
     return None if layout is None else role_of(tensor.name, layout).value
 
 
-def _print_metadata(model: ModelFile) -> None:
-    rows = output.table("Metadata", ("key", "type", "value"))
+def _print_metadata(model: ModelFile, printer: Printer) -> None:
+    table = Table("Metadata", ("key", "type", "value"))
     for key in model.metadata:
-        rows.add_row(key, model.header.key_type(key), _shorten(model, key))
-    output.print_table(rows)
+        table.add(key, model.header.key_type(key), _shorten(model, key))
+    printer.table(table)
 
 
 def _shorten(model: ModelFile, key: str) -> str:
@@ -110,28 +108,28 @@ def _clip(text: str) -> str:
     return text if len(text) <= _LONG else f"{text[:_LONG]}… ({len(text)} characters)"
 
 
-def _print_tensors(model: ModelFile, layout: Layout | None) -> None:
-    rows = output.table("Tensors", ("tensor", "role", "shape", "type", "MiB"), ("MiB",))
+def _print_tensors(model: ModelFile, layout: Layout | None, printer: Printer) -> None:
+    table = Table("Tensors", ("tensor", "role", "shape", "type", "size"), ("size",))
     for tensor in model.tensors:
         shape = " x ".join(map(str, tensor.shape))
         role = _role(tensor, layout) or ""
-        rows.add_row(tensor.name, role, shape, tensor.type, output.mib(tensor.bytes))
-    output.print_table(rows)
+        table.add(tensor.name, role, shape, tensor.type, output.size(tensor.bytes))
+    printer.table(table)
 
 
-def _print_summary(model: ModelFile, layout: Layout | None) -> None:
+def _print_summary(model: ModelFile, layout: Layout | None, printer: Printer) -> None:
     """A line per role, or per type where there are no roles."""
-    numbers = ("tensors", "weights", "MiB", "bits/weight")
+    numbers = ("tensors", "weights", "size", "bits/weight")
     first = ("role", "types") if layout else ("type",)
-    rows = output.table(f"{model.path.name}: {_facts(model, layout)}", (*first, *numbers), numbers)
+    table = Table(f"{model.path.name}: {_facts(model, layout)}", (*first, *numbers), numbers)
     groups: dict[str, list[Tensor]] = defaultdict(list)
     for tensor in model.tensors:
         groups[_role(tensor, layout) or tensor.type].append(tensor)
     for name in _ordered(groups):
         types = (", ".join(sorted({tensor.type for tensor in groups[name]})),) if layout else ()
-        rows.add_row(name, *types, *_sums(groups[name]))
-    rows.add_row("all", *("",) * (len(first) - 1), *_sums(model.tensors), style="bold")
-    output.print_table(rows)
+        table.add(name, *types, *_sums(groups[name]))
+    table.add_total("all", *("",) * (len(first) - 1), *_sums(model.tensors))
+    printer.table(table)
 
 
 def _ordered(names: Any) -> list[str]:
@@ -144,9 +142,9 @@ def _ordered(names: Any) -> list[str]:
 
 def _sums(tensors: Any) -> tuple[str, ...]:
     weights = sum(tensor.weights for tensor in tensors)
-    size = sum(tensor.bytes for tensor in tensors)
-    bits = f"{8 * size / weights:.2f}" if weights else ""
-    return str(len(tensors)), f"{weights:,}", output.mib(size), bits
+    total = sum(tensor.bytes for tensor in tensors)
+    bits = f"{8 * total / weights:.2f}" if weights else ""
+    return str(len(tensors)), f"{weights:,}", output.size(total), bits
 
 
 def _facts(model: ModelFile, layout: Layout | None) -> str:

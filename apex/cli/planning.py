@@ -5,14 +5,18 @@ from __future__ import annotations
 import shlex
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from apex.cli import options, output
+from apex.cli import output
+from apex.cli.arguments import JsonArgument, OverwriteArgument, PlanArguments
 from apex.cli.calibrating import planned_matrix
-from apex.errors import UsageError
+from apex.cli.output import Printer, Table
+from apex.cli.values import is_automatic
+from apex.errors import ImatrixError, UsageError
 
 if TYPE_CHECKING:
     from apex import ModelFile, Plan, Recipe
@@ -20,207 +24,222 @@ if TYPE_CHECKING:
 
 __all__ = ["plan", "print_plan", "print_roles", "tiers"]
 
-# ruff: noqa: UP045
 
+@dataclass(frozen=True, kw_only=True)
+class ShowPlanArguments(JsonArgument, OverwriteArgument, PlanArguments):
+    """What ``apex plan`` is given."""
 
-def plan(
-    context: typer.Context,
-    model: options.Model,
-    tier: options.Tier = None,
-    file_type: options.FileType = None,
-    imatrix: options.Imatrix = None,
-    edge_layers: options.EdgeLayers = None,
-    near_layers: options.NearLayers = None,
-    strict: options.Strict = False,
-    tensor_type: options.TensorType = None,
-    tensor_type_file: options.TensorTypeFile = None,
-    output_tensor_type: options.OutputTensorType = None,
-    token_embedding_type: options.TokenEmbeddingType = None,
-    pure: options.Pure = False,
-    leave_output_tensor: options.LeaveOutputTensor = False,
-    allow_requantize: options.AllowRequantize = False,
-    override_kv: options.OverrideKv = None,
-    keep_split: options.KeepSplit = False,
-    split_max_size: options.SplitMaxSize = None,
     all_tiers: Annotated[
-        bool, typer.Option("--all-tiers", help="Compare the sizes of all tiers.")
-    ] = False,
-    tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False,
+        bool, typer.Option("--all-tiers", help="Compare the sizes of all tiers, as without a tier.")
+    ] = False
+    tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False
     export: Annotated[
-        Optional[Path],
+        Path | None,
         typer.Option(metavar="FILE", help="Write the types as a file for llama-quantize."),
-    ] = None,
-    overwrite: options.Overwrite = False,
-    json: options.Json = False,
-) -> None:
-    """Show what would be written: types, reasons and sizes. Reads headers only."""
+    ] = None
+
+
+def plan(given: ShowPlanArguments) -> None:
+    """Show what would be written: types, reasons and sizes. Reads headers only.
+
+    Without a tier or a file type, the sizes of all tiers are compared.
+    """
     import apex
 
-    chosen = options.plan_options(context)
-    if options.is_automatic(imatrix):
-        chosen["imatrix"] = planned_matrix(model)
-    if all_tiers:
-        if tier or file_type or export or tensors:
-            raise UsageError(
-                "--all-tiers goes without --tier, --type, --export and --tensors.", "leave them out"
-            )
-        _compare_tiers(apex.open_model(model), chosen, json)
+    printer = Printer(json=given.json)
+    chosen = given.plan_options()
+    if is_automatic(given.imatrix):
+        chosen["imatrix"] = planned_matrix(given.model, printer)
+    if _is_of_all_tiers(given):
+        _compare_tiers(apex.open_model(given.model), chosen, printer)
         return
-    todo = apex.plan(model, **chosen)
-    if export is not None:
-        _export(todo, export, chosen, overwrite)
-    if json:
-        output.print_json(todo.to_dict())
-        return
-    if tensors:
-        _print_tensors(todo)
-    print_plan(todo)
+    plan = _plan_or_sizes(given, chosen, printer)
+    if given.export is not None:
+        _export(plan, given.export, printer, overwrite=given.overwrite)
+    printer.data(plan.to_dict)
+    if given.tensors:
+        _print_tensors(plan, printer)
+    print_plan(plan, printer)
 
 
-def print_plan(todo: Plan) -> None:
+def _is_of_all_tiers(given: ShowPlanArguments) -> bool:
+    """Whether tiers are compared: that is asked for, or no tier is named. Raises UsageError."""
+    is_one = given.tier is not None or given.file_type is not None
+    is_detailed = given.export is not None or given.tensors
+    if given.all_tiers and (is_one or is_detailed):
+        raise UsageError(
+            "--all-tiers cannot be combined with --tier, --type, --export or --tensors.",
+            "leave those out, or leave out --all-tiers",
+        )
+    if is_detailed and not is_one:
+        raise UsageError(
+            "--export and --tensors show the plan of one tier or file type.",
+            "add --tier NAME (apex tiers lists them) or --type TYPE",
+        )
+    return not is_one
+
+
+def _plan_or_sizes(given: ShowPlanArguments, chosen: PlanOptions, printer: Printer) -> Plan:
+    """The plan; without an importance matrix that it needs, one that only shows the sizes."""
+    import apex
+
+    try:
+        return apex.plan(given.model, **chosen)
+    except ImatrixError as error:
+        if given.imatrix is not None or given.export is not None:
+            raise
+        sizes_only: PlanOptions = {**chosen, "sizes_only": True}
+        plan = apex.plan(given.model, **sizes_only)
+        printer.note(
+            f"{error.message} The sizes are right without one, but quantize needs it: "
+            "--imatrix FILE, or --imatrix auto to make one."
+        )
+        return plan
+
+
+def print_plan(plan: Plan, printer: Printer) -> None:
     """The plan's tables on stdout and its notes on stderr."""
-    what = todo.tier if todo.tier else todo.file_type
-    print_roles(todo, f"{todo.model.path.name} as {what}, base {todo.file_type}")
-    _print_fallbacks(todo)
-    for text in todo.notes:
-        output.note(text)
+    what = plan.tier if plan.tier else plan.file_type
+    print_roles(plan, f"{plan.model.path.name} as {what}, base {plan.file_type}", printer)
+    _print_fallbacks(plan, printer)
+    for text in plan.notes:
+        printer.note(text)
 
 
-def print_roles(todo: Plan, title: str) -> None:
+def print_roles(plan: Plan, title: str, printer: Printer) -> None:
     """A line per role, the sums, and the size of the output."""
-    numbers = ("tensors", "from MiB", "to MiB", "bits/weight")
-    rows = output.table(title, ("role", "types", *numbers), numbers)
-    for total in todo.by_role():
-        rows.add_row(
+    numbers = ("tensors", "from", "to", "bits/weight")
+    table = Table(title, ("role", "types", *numbers), numbers)
+    for total in plan.by_role():
+        table.add(
             total.role.value,
             ", ".join(total.types),
-            str(total.tensors),
-            output.mib(total.source_bytes),
-            output.mib(total.bytes),
+            total.tensors,
+            output.size(total.source_bytes),
+            output.size(total.bytes),
             f"{total.bits_per_weight:.2f}",
         )
-    rows.add_row(
+    table.add_total(
         "all",
         "",
-        str(len(todo.tensors)),
-        output.mib(todo.model.bytes),
-        output.mib(todo.tensor_bytes),
-        f"{todo.bits_per_weight:.2f}",
-        style="bold",
+        len(plan.tensors),
+        output.size(plan.model.bytes),
+        output.size(plan.tensor_bytes),
+        f"{plan.bits_per_weight:.2f}",
     )
-    output.print_table(rows)
-    files = f" in {len(todo.files)} files" if len(todo.files) > 1 else ""
-    output.stdout().print(f"output: {output.mib_and_gib(todo.file_bytes)}{files}")
+    printer.table(table)
+    files = f" in {len(plan.files)} files" if len(plan.files) > 1 else ""
+    printer.line(f"output: {output.size(plan.file_bytes)}{files}")
 
 
-def _print_fallbacks(todo: Plan) -> None:
+def _print_fallbacks(plan: Plan, printer: Printer) -> None:
     """Which types the rows' lengths forced, and what that costs."""
     groups: dict[tuple[str, int, str, str], list[PlannedTensor]] = defaultdict(list)
-    for tensor in todo.fallbacks:
+    for tensor in plan.fallbacks:
         key = (tensor.role.value, tensor.source.columns, tensor.wanted, tensor.type)
         groups[key].append(tensor)
     if not groups:
         return
-    numbers = ("columns", "tensors", "MiB more")
-    rows = output.table(
-        "\nFallbacks: rows that are no whole blocks of the type asked for",
-        ("role", "columns", "asked for", "written", "tensors", "MiB more"),
-        numbers,
+    table = Table(
+        "Fallbacks: rows that do not divide into whole blocks of the type asked for",
+        ("role", "columns", "asked for", "written", "tensors", "costs"),
+        ("columns", "tensors", "costs"),
     )
     for (role, columns, wanted, written), tensors in groups.items():
         cost = sum(tensor.fallback_bytes for tensor in tensors)
-        rows.add_row(role, str(columns), wanted, written, str(len(tensors)), output.mib(cost))
-    output.print_table(rows)
+        table.add(role, columns, wanted, written, len(tensors), output.size(cost))
+    printer.line()
+    printer.table(table)
 
 
-def _print_tensors(todo: Plan) -> None:
-    rows = output.table("", ("tensor", "shape", "from", "to", "MiB", "why"), ("MiB",))
-    for tensor in todo.tensors:
-        rows.add_row(
+def _print_tensors(plan: Plan, printer: Printer) -> None:
+    table = Table("", ("tensor", "shape", "from", "to", "size", "why"), ("size",))
+    for tensor in plan.tensors:
+        table.add(
             tensor.name,
             " x ".join(map(str, tensor.source.shape)),
             tensor.source.type,
             tensor.type,
-            output.mib(tensor.bytes),
+            output.size(tensor.bytes),
             tensor.reason,
         )
-    output.print_table(rows)
+    printer.table(table)
 
 
-def _export(todo: Plan, path: Path, chosen: PlanOptions, overwrite: bool) -> None:
+def _export(plan: Plan, path: Path, printer: Printer, *, overwrite: bool) -> None:
     from apex.files import OutputSet, check_output
-    from apex.planning import files_read
 
-    text = todo.tensor_type_file()
+    text = plan.tensor_type_file()
     if not text.strip():
         raise UsageError("There is nothing to export: no tensor changes.", "choose a tier")
-    check_output([path], (*todo.model.files, *files_read(chosen)), overwrite=overwrite)
+    check_output([path], plan.inputs, overwrite=overwrite)
     with OutputSet([path]) as output_set:
         output_set.files[0].write(text.encode())
         output_set.commit()
-    imatrix = f"--imatrix {shlex.quote(todo.imatrix.path)} " if todo.imatrix else ""
-    output.say(
-        f"wrote {path}; llama-quantize makes the same types with the base {todo.file_type}: "
+    imatrix = f"--imatrix {shlex.quote(plan.imatrix.path)} " if plan.imatrix else ""
+    printer.say(
+        f"wrote {path}; llama-quantize makes the same types with the base {plan.file_type}: "
         f"llama-quantize {imatrix}--tensor-type-file {shlex.quote(str(path))} "
-        f"MODEL OUT {todo.file_type}"
+        f"MODEL OUT {plan.file_type}"
     )
 
 
-def _compare_tiers(model: ModelFile, chosen: PlanOptions, json: bool) -> None:
+def _compare_tiers(model: ModelFile, chosen: PlanOptions, printer: Printer) -> None:
     import apex
 
     plans: list[tuple[Recipe, Plan]] = []
     for recipe in apex.tiers():
         tier_options: PlanOptions = {**chosen, "tier": recipe.name, "sizes_only": True}
         plans.append((recipe, apex.plan(model, **tier_options)))
-    if json:
-        output.print_json(
-            [
-                {
-                    "tier": recipe.name,
-                    "base": recipe.base,
-                    "importance": recipe.importance,
-                    "tensor_bytes": todo.tensor_bytes,
-                    "file_bytes": todo.file_bytes,
-                    "bits_per_weight": todo.bits_per_weight,
-                    "fallbacks": len(todo.fallbacks),
-                }
-                for recipe, todo in plans
-            ]
-        )
-        return
-    numbers = ("MiB", "GiB", "bits/weight", "fallbacks")
-    rows = output.table(
-        f"{model.path.name}, {output.mib_and_gib(model.bytes)}, as every tier",
+    printer.data(lambda: [_tier_to_dict(recipe, plan) for recipe, plan in plans])
+    numbers = ("size", "bits/weight", "fallbacks")
+    table = Table(
+        f"{model.path.name}, {output.size(model.bytes)}, as every tier",
         ("tier", *numbers, "base", "imatrix"),
         numbers,
     )
-    for recipe, todo in plans:
-        rows.add_row(
+    for recipe, plan in plans:
+        table.add(
             recipe.name,
-            output.mib(todo.file_bytes),
-            f"{todo.file_bytes / 2**30:.2f}",
-            f"{todo.bits_per_weight:.2f}",
-            str(len(todo.fallbacks)),
+            output.size(plan.file_bytes),
+            f"{plan.bits_per_weight:.2f}",
+            len(plan.fallbacks),
             recipe.base,
             "needed" if recipe.importance == "required" else "no",
         )
-    output.print_table(rows)
+    printer.table(table)
 
 
-def tiers(
-    name: Annotated[
-        Optional[str], typer.Argument(metavar="NAME", help="Show this tier's recipe.")
-    ] = None,
-) -> None:
+def _tier_to_dict(recipe: Recipe, plan: Plan) -> dict[str, Any]:
+    return {
+        "tier": recipe.name,
+        "base": recipe.base,
+        "importance": recipe.importance,
+        "tensor_bytes": plan.tensor_bytes,
+        "file_bytes": plan.file_bytes,
+        "bits_per_weight": plan.bits_per_weight,
+        "fallbacks": len(plan.fallbacks),
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class TiersArguments:
+    """What ``apex tiers`` is given."""
+
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Show this tier's recipe.")] = (
+        None
+    )
+
+
+def tiers(given: TiersArguments) -> None:
     """List the tiers, or print one as a recipe to start your own from."""
     from apex.policy import Role, recipe_text
     from apex.policy import tiers as all_tiers
 
-    if name is not None:
-        typer.echo(recipe_text(name), nl=False)
+    if given.name is not None:
+        typer.echo(recipe_text(given.name), nl=False)
         return
-    rows = output.table(
+    table = Table(
         "Types per role; edge / near / middle for routed experts, edge / rest for the others",
         ("tier", "routed experts", "shared, dense", "attention, ssm", "mtp", "base", "imatrix"),
     )
@@ -230,8 +249,8 @@ def tiers(
             for role in (Role.ROUTED, Role.SHARED, Role.ATTENTION, Role.MTP)
         ]
         needed = "needed" if recipe.importance == "required" else "no"
-        rows.add_row(recipe.name, *cells, recipe.base, needed)
-    output.print_table(rows)
+        table.add(recipe.name, *cells, recipe.base, needed)
+    Printer().table(table)
 
 
 def _zones(types: Iterable[str]) -> str:

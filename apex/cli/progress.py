@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    TaskProgressColumn,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
-from rich.table import Column
+from typing import TYPE_CHECKING
 
 from apex.cli import output
+from apex.cli.output import Printer
+
+if TYPE_CHECKING:
+    from rich.progress import ProgressColumn
 
 __all__ = ["Advance", "Stage", "showing_progress", "showing_stages"]
 
@@ -28,45 +22,52 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 
 @contextmanager
-def showing_progress(title: str, quiet: bool) -> Iterator[Advance]:
+def showing_progress(title: str, printer: Printer) -> Iterator[Advance]:
     """Give a function to be called with done bytes, all bytes and what is at work."""
-    if quiet:
+    if printer.quiet:
         yield lambda done, total, what: None
-    elif output.stderr().is_terminal:
-        with _bar(TaskProgressColumn(), TransferSpeedColumn()) as stage:
+    elif output.is_terminal(sys.stderr):
+        with _bar(in_bytes=True) as stage:
             yield lambda done, total, what: stage(title, done, total, what)
     else:
-        stage = _lines(in_bytes=True)
+        stage = _lines(in_bytes=True, printer=printer)
         yield lambda done, total, what: stage(title, done, total, what)
 
 
 @contextmanager
-def showing_stages(quiet: bool) -> Iterator[Stage]:
+def showing_stages(printer: Printer) -> Iterator[Stage]:
     """Give a function to be called with a stage's title, done steps, all steps, and a remark."""
-    if quiet:
+    if printer.quiet:
         yield lambda title, done, total, what: None
-    elif output.stderr().is_terminal:
-        with _bar(MofNCompleteColumn()) as stage:
+    elif output.is_terminal(sys.stderr):
+        with _bar(in_bytes=False) as stage:
             yield stage
     else:
-        yield _lines(in_bytes=False)
+        yield _lines(in_bytes=False, printer=printer)
 
 
 @contextmanager
-def _bar(*amounts: ProgressColumn) -> Iterator[Stage]:
+def _bar(*, in_bytes: bool) -> Iterator[Stage]:
+    from rich import progress as bars
+    from rich.table import Column
+
+    amounts: tuple[ProgressColumn, ...] = (bars.MofNCompleteColumn(),)
+    if in_bytes:
+        amounts = (bars.TaskProgressColumn(), bars.TransferSpeedColumn())
     columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=20),
+        bars.TextColumn("{task.description}", markup=False),
+        bars.BarColumn(bar_width=20),
         *amounts,
-        TimeRemainingColumn(),
-        TextColumn(
+        bars.TimeRemainingColumn(),
+        bars.TextColumn("left"),
+        bars.TextColumn(
             "{task.fields[what]}",
             style="dim",
             markup=False,
             table_column=Column(no_wrap=True, overflow="ellipsis"),
         ),
     )
-    with Progress(*columns, console=output.stderr(), transient=True) as progress:
+    with bars.Progress(*columns, console=output.stderr(), transient=True) as progress:
         task, shown = progress.add_task("", total=None, what=""), ""
 
         def stage(title: str, done: int, total: int, what: str) -> None:
@@ -79,7 +80,7 @@ def _bar(*amounts: ProgressColumn) -> Iterator[Stage]:
         yield stage
 
 
-def _lines(*, in_bytes: bool) -> Stage:
+def _lines(*, in_bytes: bool, printer: Printer) -> Stage:
     begin = last = time.monotonic()
     shown = ""
 
@@ -93,7 +94,7 @@ def _lines(*, in_bytes: bool) -> Stage:
         last = now
         rate = done / max(now - begin, 1e-9)
         speed = f", {rate / 1e6:.0f} MB/s" if in_bytes else f" ({done} of {total})"
-        output.say(
+        printer.say(
             f"{title}: {100 * done / total:.0f} %{speed}, "
             f"{(total - done) / rate:.0f} s left, {what}".rstrip(", ")
         )

@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from apex.cli import options, output
+from apex.cli.arguments import OverwriteArgument, QuietArgument
+from apex.cli.output import Printer
+from apex.cli.stopping import ending
 
 __all__ = ["report"]
 
 
-def report(
+@dataclass(frozen=True, kw_only=True)
+class ReportArguments(QuietArgument, OverwriteArgument):
+    """What ``apex report`` is given."""
+
     results: Annotated[
         list[Path], typer.Argument(metavar="RESULTS...", help="JSON files of apex eval -o.")
-    ],
+    ]
     out: Annotated[
         Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where the files go.")
-    ],
-    overwrite: options.Overwrite = False,
-    quiet: options.Quiet = False,
-) -> None:
+    ]
+
+
+def report(given: ReportArguments) -> None:
     """Make plots (PNG) and one self-contained HTML page of results."""
     from apex.reporting import report as make
 
-    paths = make(results, out, overwrite=overwrite)
-    if not quiet:
-        for path in paths:
-            output.stdout().print(output.printable(f"wrote {path}"), soft_wrap=True)
+    printer = Printer(quiet=given.quiet)
+    with ending("some of the plots may be there already"):
+        paths = make(given.results, given.out, overwrite=given.overwrite)
+    for path in paths:
+        printer.line(f"wrote {path}")

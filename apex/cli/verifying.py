@@ -2,39 +2,43 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from apex.cli import options, output
+from apex.cli.arguments import JsonArgument, QuietArgument, ThreadsArgument
+from apex.cli.calibrating import usable_matrix
+from apex.cli.output import Printer, Table
 from apex.cli.progress import showing_progress
+from apex.cli.values import is_automatic
 from apex.errors import DataError, ImatrixError
 
 if TYPE_CHECKING:
     from apex import VerifyReport
     from apex.verification import RoleError, TensorError
 
-__all__ = ["print_report", "verify"]
-
-# ruff: noqa: UP045
+__all__ = ["compare", "print_report", "require_sound", "verify"]
 
 
-def verify(
-    quantized: Annotated[Path, typer.Argument(metavar="QUANTIZED", help="The file to check.")],
-    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="What it was made from.")],
+@dataclass(frozen=True, kw_only=True)
+class VerifyArguments(QuietArgument, JsonArgument, ThreadsArgument):
+    """What ``apex verify`` is given."""
+
+    quantized: Annotated[Path, typer.Argument(metavar="QUANTIZED", help="The file to check.")]
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="What it was made from.")]
     imatrix: Annotated[
-        Optional[Path],
+        Path | None,
         typer.Option(
             metavar="FILE|auto",
             help="Weight the errors by an importance matrix; auto: the one beside SOURCE.",
         ),
-    ] = None,
-    threads: options.Threads = 0,
-    tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
-) -> None:
+    ] = None
+    tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False
+
+
+def verify(given: VerifyArguments) -> None:
     """Compare a quantized model with its source, tensor by tensor.
 
     Errors are relative: 0 is equal, 1 is as far off as if all weights were zero. The status is 7
@@ -42,57 +46,71 @@ def verify(
     """
     import apex
 
-    if options.is_automatic(imatrix):
-        from apex.calibration.automatic import matrix_beside
-
-        imatrix = matrix_beside(apex.open_model(source))
+    printer = Printer(quiet=given.quiet, json=given.json)
+    imatrix = given.imatrix
+    if is_automatic(imatrix):
+        imatrix = usable_matrix(apex.open_model(given.source), None, printer)
         if imatrix is None:
             raise ImatrixError(
-                f"There is no importance matrix of {source} beside it.", "apex imatrix makes one"
+                f"There is no importance matrix of {given.source} beside it.",
+                "apex imatrix makes one",
             )
-    with showing_progress("comparing", quiet) as advance:
-        report = apex.verify(
+    report = compare(given.quantized, given.source, imatrix, given.threads, printer)
+    printer.data(report.to_dict)
+    print_report(report, printer, tensors=given.tensors)
+    require_sound(report, given.quantized)
+
+
+def compare(
+    quantized: Path, source: Path, imatrix: Path | None, threads: int, printer: Printer
+) -> VerifyReport:
+    """Compare a quantized model with its source, and show how far that is."""
+    import apex
+
+    with showing_progress("comparing", printer) as advance:
+        return apex.verify(
             quantized,
             source,
             imatrix=imatrix,
             threads=threads,
             progress=lambda done, total: advance(done, total, ""),
         )
-    if json:
-        output.print_json(report.to_dict())
-    elif not quiet:
-        print_report(report, tensors=tensors)
+
+
+def require_sound(report: VerifyReport, quantized: Path) -> None:
+    """Raise DataError if a weight is NaN or infinite."""
     if report.bad_values:
+        weights = "weight that is" if report.bad_values == 1 else "weights that are"
         raise DataError(
-            f"{quantized} holds {report.bad_values} weights that are NaN or infinite.",
+            f"{quantized} holds {report.bad_values} {weights} NaN or infinite.",
             "quantize it again",
         )
 
 
-def print_report(report: VerifyReport, *, tensors: bool) -> None:
+def print_report(report: VerifyReport, printer: Printer, *, tensors: bool) -> None:
     """A line per role, and with ``tensors`` one per tensor."""
     has_importance = any(tensor.weighted_rmse is not None for tensor in report.tensors)
     errors = ("RMSE", *(("weighted RMSE",) if has_importance else ()), "worst block")
     if tensors:
         numbers = (*errors, "row", "column")
-        rows = output.table(
+        table = Table(
             "Error of every tensor, relative to the source", ("tensor", "type", *numbers), numbers
         )
         for tensor in report.tensors:
             where = (str(tensor.worst_row), str(tensor.worst_column))
-            rows.add_row(tensor.name, tensor.type, *_errors(tensor, has_importance), *where)
-        output.print_table(rows)
-    rows = output.table(
+            table.add(tensor.name, tensor.type, *_errors(tensor, has_importance), *where)
+        printer.table(table)
+    table = Table(
         "Error relative to the source",
         ("role", "tensors", *errors, "in tensor"),
         ("tensors", *errors),
     )
     for role in report.by_role():
         cells = _errors(role, has_importance)
-        rows.add_row(role.role.value, str(role.tensors), *cells, role.worst_tensor)
-    output.print_table(rows)
+        table.add(role.role.value, role.tensors, *cells, role.worst_tensor)
+    printer.table(table)
     for text in report.notes:
-        output.note(text)
+        printer.note(text)
 
 
 def _errors(item: TensorError | RoleError, has_importance: bool) -> list[str]:

@@ -42,7 +42,7 @@ def compare(
 def _log_probabilities(path: str | os.PathLike[str], text: str) -> npt.NDArray[np.float64]:
     """float64 (tokens, vocabulary)."""
     try:
-        model = _core.Model(os.fspath(path))
+        model = _core.Model(os.fsencode(path))
         tokens = model.tokenize(text.encode())
         context = _core.Context(model, context_length=max(len(tokens), 1))
         places = np.arange(len(tokens), dtype=np.int32)

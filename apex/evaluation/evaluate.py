@@ -21,6 +21,7 @@ from apex.evaluation.results import ModelResult
 from apex.evaluation.speed import measure_speed
 from apex.evaluation.task_files import Tasks, load_tasks
 from apex.evaluation.tasks import TaskResult, run_tasks
+from apex.files import check_output
 from apex.inference import RunOptions, available_memory, load_model, peak_memory, read_text
 from apex.sources import open_model
 from apex.verification import verify
@@ -35,7 +36,7 @@ class Evaluator:
     """Measures models; what was found until then is kept when it is interrupted.
 
     Everything that can be checked is checked when it is made: files, texts, tasks. Raises
-    UsageError, ModelFileError.
+    UsageError, ModelFileError, and OutputError where ``write_base`` is one of the files to read.
     """
 
     def __init__(
@@ -80,6 +81,8 @@ class Evaluator:
         ]
         for result in self.results:
             result.file.require_data()
+        if self.write_base is not None:
+            check_output([self.write_base], self.inputs, overwrite=True)
         self._run_options = self._options_for_base()
 
     def _options_for_base(self) -> RunOptions:
@@ -94,6 +97,14 @@ class Evaluator:
     def results(self) -> list[ModelResult]:
         """The reference, if it is a model, and the others."""
         return [*([self.reference] if self.reference else []), *self.models]
+
+    @property
+    def inputs(self) -> list[Path]:
+        """Every file that is read, which no output may be."""
+        files = [file for result in self.results for file in result.file.files]
+        files += [tasks.path for tasks in self._tasks]
+        files += [] if self.options.text is None else [Path(self.options.text)]
+        return files + ([] if self.base is None else [self.base.path])
 
     def run(self, report: Report = lambda progress: None) -> None:
         """Measure everything. Raises RunError, ModelFileError, DataError, OutputError."""
@@ -159,9 +170,12 @@ class Evaluator:
             report(EvalProgress("text", name, done, len(chunks), last + runs[-1].estimate))
 
     def _note_models(self, runs: Sequence[LanguageRun]) -> None:
-        trained = min(run.model.context_length for run in runs)
+        leader = min(runs, key=lambda run: run.model.context_length)
+        trained = leader.model.context_length
         if self._run_options.context_length > trained:
-            self.notes.append(f"the model was trained on contexts of {trained} tokens")
+            self.notes.append(
+                f"{leader.file.path.name} was trained on contexts of {trained} tokens"
+            )
         for run in runs:
             if self.options.mtp and not run.model.mtp_layers:
                 self.notes.append(f"{run.file.path.name} has no multi-token-prediction head to run")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from apex.files.checks import check_output
 from apex.files.imatrix import ImportanceEntry, ImportanceMatrix, load_imatrix, write_imatrix
-from apex.files.output import OutputFile, OutputSet
+from apex.files.output import OutputFile, OutputSet, output_error
 
 __all__ = [
     "ImportanceEntry",
@@ -13,5 +13,6 @@ __all__ = [
     "OutputSet",
     "check_output",
     "load_imatrix",
+    "output_error",
     "write_imatrix",
 ]

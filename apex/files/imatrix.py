@@ -6,6 +6,7 @@ quantizing may use.
 
 from __future__ import annotations
 
+import hashlib
 import mmap
 import os
 import struct
@@ -84,6 +85,7 @@ class ImportanceMatrix:
         is_legacy: whether the file is a .dat.
         chunk_size: tokens of a chunk, 0 if unknown.
         notes: further metadata of the file, by key.
+        content: the whole file, mapped; empty for a matrix that is not in a file.
     """
 
     path: str
@@ -93,6 +95,12 @@ class ImportanceMatrix:
     is_legacy: bool
     chunk_size: int = 0
     notes: Mapping[str, Any] = field(default_factory=dict)
+    content: mmap.mmap | bytes = field(default=b"", repr=False, compare=False)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the file, in hexadecimal; empty for a matrix that is not in a file."""
+        return hashlib.sha256(self.content).hexdigest() if len(self.content) else ""
 
 
 def load_imatrix(path: str | os.PathLike[str]) -> ImportanceMatrix:
@@ -114,7 +122,7 @@ def load_imatrix(path: str | os.PathLike[str]) -> ImportanceMatrix:
 
 def _load_gguf(name: str, data: mmap.mmap) -> ImportanceMatrix:
     try:
-        header = _core.Header.read(name)
+        header = _core.Header.read(os.fsencode(name))
     except _core.HeaderError as error:
         raise ImatrixError(
             f"{name} is damaged: {error}.", "write the importance matrix again"
@@ -154,6 +162,7 @@ def _load_gguf(name: str, data: mmap.mmap) -> ImportanceMatrix:
         is_legacy=False,
         chunk_size=_key(header, "imatrix.chunk_size", int, 0),
         notes={key: header.get(key) for key in header.keys() if key.startswith("apex.")},  # noqa: SIM118
+        content=data,
     )
 
 
@@ -223,7 +232,7 @@ def _load_legacy(name: str, data: mmap.mmap) -> ImportanceMatrix:
             f"{name} is no importance matrix, or is truncated.",
             "give a file that llama-imatrix wrote, in GGUF form or as .dat",
         ) from None
-    return ImportanceMatrix(name, entries, datasets, chunk_count, is_legacy=True)
+    return ImportanceMatrix(name, entries, datasets, chunk_count, is_legacy=True, content=data)
 
 
 def write_imatrix(

@@ -94,8 +94,8 @@ class OutputFile:
 class OutputSet:
     """The files of one output. They get their names together, at the end, or are all removed.
 
-    Use as a context manager: leaving it without ``commit`` removes what was written.
-    OSError from writing is turned into OutputError.
+    ``open``, then ``commit`` or ``abandon``; or as a context manager, which abandons what was not
+    committed and turns OSError from writing into OutputError.
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
@@ -103,15 +103,7 @@ class OutputSet:
         self.files: list[OutputFile] = []
 
     def __enter__(self) -> OutputSet:
-        try:
-            for path in self.paths:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                self.files.append(OutputFile(path))
-        except BaseException as error:
-            self._discard()
-            if isinstance(error, OSError):
-                raise output_error(error, self.paths[0]) from None
-            raise
+        self.open()
         return self
 
     def __exit__(
@@ -120,9 +112,21 @@ class OutputSet:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._discard()
+        self.abandon()
         if isinstance(error, OSError):
             raise output_error(error, self.paths[0]) from None
+
+    def open(self) -> None:
+        """Make the partial files. Raises OutputError."""
+        try:
+            for path in self.paths:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self.files.append(OutputFile(path))
+        except BaseException as error:
+            self.abandon()
+            if isinstance(error, OSError):
+                raise output_error(error, self.paths[0]) from None
+            raise
 
     def commit(self) -> None:
         """Sync all files and rename them.
@@ -139,7 +143,8 @@ class OutputSet:
         for folder in {path.parent for path in self.paths}:
             _sync_folder(folder)
 
-    def _discard(self) -> None:
+    def abandon(self) -> None:
+        """Remove what was not committed."""
         for file in self.files:
             with contextlib.suppress(OSError):
                 file.partial.unlink()

@@ -1,9 +1,29 @@
-"""The plan: every tensor's type, reason and size, and every check, before the first output byte."""
+"""The plan: every tensor's type, reason and place, and every check, before the first output byte.
+
+options → request (read) → wishes (rules, names, recipe) → decide (llama.cpp) → checks → layout →
+data. ``serial`` writes a plan as JSON and reads it.
+"""
 
 from __future__ import annotations
 
-from apex.planning.options import PlanOptions, files_read
-from apex.planning.planned import Plan, PlannedFile, PlannedTensor, RoleTotal
+from apex.planning.data import MatrixReference, Plan, PlannedFile, PlannedTensor, RoleTotal
+from apex.planning.importance import ImportanceReference, find_importance
+from apex.planning.layout import build_header
+from apex.planning.options import PlanOptions
 from apex.planning.planner import plan
+from apex.planning.serial import load_plan, plan_from_dict
 
-__all__ = ["Plan", "PlanOptions", "PlannedFile", "PlannedTensor", "RoleTotal", "files_read", "plan"]
+__all__ = [
+    "ImportanceReference",
+    "MatrixReference",
+    "Plan",
+    "PlanOptions",
+    "PlannedFile",
+    "PlannedTensor",
+    "RoleTotal",
+    "build_header",
+    "find_importance",
+    "load_plan",
+    "plan",
+    "plan_from_dict",
+]

@@ -12,29 +12,27 @@ import numpy.typing as npt
 from apex.files import ImportanceEntry, ImportanceMatrix
 from apex.sources import Tensor
 
-__all__ = ["Importance", "Mismatch", "find_importance"]
+__all__ = ["ImportanceReference", "Mismatch", "find_importance"]
 
 
 @dataclass(frozen=True)
-class Importance:
+class ImportanceReference:
     """Where a tensor's importance comes from.
 
     Attributes:
         entry: name of the entry in the importance matrix, the tensor's own unless it was mapped.
         experts, columns: the tensor's shape, rows aside.
         unreached: experts that no token reached; they count as if every column were alike.
-        data: the entry itself.
     """
 
     entry: str
     experts: int
     columns: int
     unreached: tuple[int, ...]
-    data: ImportanceEntry
 
-    def values(self) -> npt.NDArray[np.float32]:
-        """float32 (experts, columns)."""
-        data = self.data
+    def values(self, matrix: ImportanceMatrix) -> npt.NDArray[np.float32]:
+        """The importance, float32 (experts, columns)."""
+        data = matrix.entries[self.entry]
         recorded = data.sums.shape[0]
         if recorded > 1 and self.experts == 1:
             sums = data.sums.sum(axis=0, dtype=np.float32, keepdims=True)
@@ -75,7 +73,9 @@ def _relatives(name: str) -> Iterator[str]:
                 yield f"{name[: match.start()]}attn_{word}.weight"
 
 
-def find_importance(tensor: Tensor, matrix: ImportanceMatrix) -> Importance | Mismatch | None:
+def find_importance(
+    tensor: Tensor, matrix: ImportanceMatrix
+) -> ImportanceReference | Mismatch | None:
     """The importance of a tensor: its own entry, or that of a relative with the same columns.
 
     Returns a Mismatch where the tensor's own entry is of the wrong size, None where there is none.
@@ -85,11 +85,11 @@ def find_importance(tensor: Tensor, matrix: ImportanceMatrix) -> Importance | Mi
     if own is not None:
         if own.size != expected:
             return Mismatch(tensor.name, own.size, expected)
-        return _importance(tensor, tensor.name, own)
+        return _reference(tensor, tensor.name, own)
     for name in _relatives(tensor.name):
         entry = matrix.entries.get(name)
         if entry is not None and _fits(tensor, entry, matrix.is_legacy):
-            return _importance(tensor, name, entry)
+            return _reference(tensor, name, entry)
     return None
 
 
@@ -100,6 +100,6 @@ def _fits(tensor: Tensor, entry: ImportanceEntry, is_legacy: bool) -> bool:
     return columns == tensor.columns and (experts in (1, tensor.experts) or tensor.experts == 1)
 
 
-def _importance(tensor: Tensor, name: str, entry: ImportanceEntry) -> Importance:
+def _reference(tensor: Tensor, name: str, entry: ImportanceEntry) -> ImportanceReference:
     unreached = entry.unreached if entry.sums.shape[0] == tensor.experts else ()
-    return Importance(name, tensor.experts, tensor.columns, unreached, entry)
+    return ImportanceReference(name, tensor.experts, tensor.columns, unreached)

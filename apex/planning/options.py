@@ -29,6 +29,8 @@ class PlanOptions(TypedDict, total=False):
         tensor_types: rules "regex=type", as llama-quantize reads them; the first match wins, and
             wins over the tier.
         tensor_type_file: a file of such rules, which come after those of ``tensor_types``.
+        types: types of single tensors by name; a rule wins over them, and they win over the tier.
+        types_origin: where ``types`` come from, for the reason that the plan gives.
         output_tensor_type, token_embedding_type: the type of output.weight, of token_embd.weight.
         pure: no mixture: the file type's own type for every tensor.
         leave_output_tensor: keep output.weight as it is.
@@ -48,6 +50,8 @@ class PlanOptions(TypedDict, total=False):
     near_layers: int | None
     tensor_types: Sequence[str]
     tensor_type_file: str | os.PathLike[str] | None
+    types: Mapping[str, str]
+    types_origin: str
     output_tensor_type: str | None
     token_embedding_type: str | None
     pure: bool

@@ -1,15 +1,35 @@
-"""Runs a plan: reading, quantizing and writing overlap, in bounded memory."""
+"""Carries plans out: reading, quantizing and writing overlap, in bounded memory.
 
+jobs (rows and what they become) go through slabs from a source to workers and on to sinks:
+``run`` is the way in, ``setup`` takes workers and memory, ``stream`` holds the threads.
+"""
+
+from __future__ import annotations
+
+from apex.quantizing.outputs import check_plan_outputs, output_paths
 from apex.quantizing.result import DeviceUse, Progress, QuantizeResult, Timings
-from apex.quantizing.run import DEFAULT_MAX_MEMORY, check_plan_output, output_paths, quantize
+from apex.quantizing.run import measure_errors, quantize, quantize_all
+from apex.quantizing.settings import DEFAULT_MAX_MEMORY, RunSettings
+from apex.quantizing.sinks import MeasuredError, Sink
+from apex.quantizing.slabs import Slab
+from apex.quantizing.workers import Worker, register_workers, unregister_workers
 
 __all__ = [
     "DEFAULT_MAX_MEMORY",
     "DeviceUse",
+    "MeasuredError",
     "Progress",
     "QuantizeResult",
+    "RunSettings",
+    "Sink",
+    "Slab",
     "Timings",
-    "check_plan_output",
+    "Worker",
+    "check_plan_outputs",
+    "measure_errors",
     "output_paths",
     "quantize",
+    "quantize_all",
+    "register_workers",
+    "unregister_workers",
 ]

@@ -1,44 +1,38 @@
-"""Carries a plan out."""
+"""Carries plans out."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from apex import _core
 from apex.cpu import cpu_info
-from apex.errors import DeviceError, UsageError
-from apex.files import OutputSet, check_output
-from apex.gpu import choose_gpus
-from apex.planning import Plan, PlanOptions, files_read, plan
-from apex.quantizing.pieces import CPU_SLABS, slab_bytes, split
-from apex.quantizing.result import DeviceUse, Progress, QuantizeResult, Timings
-from apex.quantizing.stream import Stream
-from apex.quantizing.workers import DEVICE_SLOTS, Gpu, Processor, device_limits, slot_bytes
-from apex.sources import ModelFile, shard_path
+from apex.errors import ImatrixError, UsageError
+from apex.files import ImportanceMatrix, load_imatrix
+from apex.planning import Plan, PlanOptions, build_header, plan
+from apex.quantizing.copying import copy_files
+from apex.quantizing.jobs import work_of
+from apex.quantizing.outputs import check_plan_outputs
+from apex.quantizing.result import Progress, QuantizeResult, Timings
+from apex.quantizing.settings import DEFAULT_MAX_MEMORY, RunSettings
+from apex.quantizing.setup import Setup, set_up
+from apex.quantizing.sinks import ErrorSink, FileSink, MeasuredError, Sink
+from apex.quantizing.workers import Gpu, Importances
+from apex.sources import Source, check_same, open_model, open_source
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = ["DEFAULT_MAX_MEMORY", "check_plan_output", "output_paths", "quantize"]
+__all__ = ["measure_errors", "quantize", "quantize_all"]
 
-DEFAULT_MAX_MEMORY = 2 << 30
-
-# With GPUs: how large a slab is at best, and how many threads read at most, and how many write. One
-# thread copies from the page cache far more slowly than a GPU takes.
-_DEVICE_SLAB_BYTES = 48 << 20
-_MOST_HELPERS = 6
-# Of a GPU's free memory, what is left to others.
-_DEVICE_RESERVE = 256 << 20
-_LEAST_SLAB_BYTES = 4096
-_COPY_BYTES = 8 << 20
+OnProgress = Callable[[Progress], None] | None
 
 
 def quantize(
-    model: str | os.PathLike[str] | ModelFile | Plan,
+    model: str | os.PathLike[str] | Source | Plan,
     output: str | os.PathLike[str],
     *,
     threads: int = 0,
@@ -46,20 +40,16 @@ def quantize(
     overwrite: bool = False,
     backend: str = "auto",
     devices: Sequence[int] | None = None,
-    progress: Callable[[Progress], None] | None = None,
+    source: Source | None = None,
+    progress: OnProgress = None,
     **options: Unpack[PlanOptions],
 ) -> QuantizeResult:
     """Quantize a model, or carry out a plan that was made before.
 
-    model: a GGUF file (of shards, the first), or a Plan.
+    model: a GGUF file (of shards, the first), a ``Source``, or a Plan.
     output: the file to write. Shards get its name with -00001-of-000NN.
-    threads: 0 for all that are available.
-    max_memory: bound on the memory of this process, in bytes, page cache and CUDA's own aside.
-    overwrite: replace an output that exists.
-    backend: "cpu"; "cuda", which raises DeviceError where a GPU cannot be used or fails; or "auto",
-        which takes the GPUs that are there, and goes on with the processor where one fails. The
-        bytes are the same.
-    devices: numbers of the GPUs to use; None for all.
+    threads, max_memory, overwrite, backend, devices: as in ``RunSettings``.
+    source: the source of a Plan, where it is at hand or cannot be found by the plan alone.
     progress: called after every slab, from this thread.
     options: those of ``PlanOptions``; none with a Plan.
 
@@ -68,127 +58,154 @@ def quantize(
     Raises ApexError of the kind that fits; KeyboardInterrupt passes through.
     """
     started = time.perf_counter()
+    settings = RunSettings(threads, max_memory, overwrite, backend, devices)
     if isinstance(model, Plan):
         if options:
             raise TypeError("a plan is complete; options go to plan()")
-        todo = model
+        made = model
     else:
-        todo = plan(model, **options)
-    if todo.is_sizes_only:
-        raise UsageError("A plan for sizes only cannot be carried out.", "plan without sizes_only")
-    cpu_info()  # an APEX_ISA that cannot be had is an error before anything is written
-    chosen = choose_gpus(backend, devices)
-    todo.model.require_data()
-    paths = output_paths(todo, Path(output))
-    check_plan_output(todo, paths, files_read(options), overwrite=overwrite)
+        source = open_model(model) if isinstance(model, (str, os.PathLike)) else model
+        made = plan(source, **options)
+    given = options.get("imatrix")
+    matrices = [given] if isinstance(given, ImportanceMatrix) else []
+    (result,) = _quantize({Path(output): made}, settings, source, matrices, progress, started)
+    return result
+
+
+def quantize_all(
+    outputs: Mapping[Path, Plan],
+    settings: RunSettings | None = None,
+    *,
+    source: Source | None = None,
+    progress: OnProgress = None,
+) -> tuple[QuantizeResult, ...]:
+    """Carry out several plans of one source in one pass over it.
+
+    outputs: the plan of every file to write. Each has the bytes of a run of its own. They appear
+    under their names one after the other at the end; nothing is left of those that did not.
+    Returns the results in the same order. Raises as ``quantize`` does, and UsageError for plans of
+    different sources.
+    """
+    started = time.perf_counter()
+    return _quantize(outputs, settings or RunSettings(), source, [], progress, started)
+
+
+def measure_errors(
+    planned: Plan,
+    settings: RunSettings | None = None,
+    *,
+    source: Source | None = None,
+    progress: OnProgress = None,
+) -> dict[str, MeasuredError]:
+    """Quantize as planned, keep no byte of it, and return every tensor's error."""
+    settings = settings or RunSettings()
+    source = _checked_source([planned], source)
     timings = Timings()
-    if todo.is_verbatim:
-        _copy(todo.model, paths, timings)
-        return _result(todo, paths, timings, started)
-    processor = Processor(threads or _core.available_threads(), timings)
-    notes: list[str] = []
+    importances = Importances(_matrices([planned], []))
+    sink = ErrorSink(importances)
+    setup = set_up(source, [planned], work_of([planned]), settings, timings, importances)
+    setup.stream.run([sink], progress)
+    return sink.errors
+
+
+def _quantize(
+    outputs: Mapping[Path, Plan],
+    settings: RunSettings,
+    source: Source | None,
+    matrices: Sequence[ImportanceMatrix],
+    progress: OnProgress,
+    started: float,
+) -> tuple[QuantizeResult, ...]:
+    plans = list(outputs.values())
+    source = _checked_source(plans, source)
+    paths = check_plan_outputs(plans, list(outputs), overwrite=settings.overwrite)
+    timings = Timings()
+    if any(planned.is_verbatim for planned in plans):
+        for planned, names in zip(plans, paths, strict=True):
+            copy_files(planned, names, timings)
+        return _results(plans, paths, timings, started, None)
+    headers = [
+        [build_header(source, planned, index) for index in range(len(planned.files))]
+        for planned in plans
+    ]
+    importances = Importances(_matrices(plans, matrices))
     with timings.measure("preparing"):
-        try:
-            stream = _make_stream(todo, chosen, processor, max_memory, backend == "cuda")
-        except (_core.DeviceError, DeviceError, UsageError) as error:
-            if isinstance(error, UsageError) and (backend == "cuda" or not chosen):
-                raise
-            reason = str(error).partition("\n")[0].rstrip(".")
-            if backend == "cuda":
-                raise DeviceError(
-                    f"The GPU cannot be used: {reason}.",
-                    "try --max-memory or --device, or leave out --backend cuda",
-                ) from None
-            notes.append(f"The processor quantizes, because the GPU cannot be used: {reason}.")
-            stream = _make_stream(todo, (), processor, max_memory, False)
-    stream.run(paths, progress)
-    used = tuple(gpu.use for gpu in stream.gpus)
+        setup = set_up(source, plans, work_of(plans), settings, timings, importances)
+    sinks = [FileSink(*parts) for parts in zip(plans, headers, paths, strict=True)]
+    _write(setup, sinks, timings, progress)
+    return _results(plans, paths, timings, started, setup)
+
+
+def _write(setup: Setup, sinks: Sequence[Sink], timings: Timings, progress: OnProgress) -> None:
+    with ExitStack() as stack:
+        for sink in sinks:
+            sink.open()
+            stack.callback(sink.abandon)
+        setup.stream.run(sinks, progress)
+        with timings.measure("syncing"):
+            for sink in sinks:
+                sink.commit()
+
+
+def _checked_source(plans: Sequence[Plan], source: Source | None) -> Source:
+    """The source of all plans, with all its data, and nothing in the way of carrying them out."""
+    if any(planned.is_sizes_only for planned in plans):
+        raise UsageError("A plan for sizes only cannot be carried out.", "plan without sizes_only")
+    first = plans[0].model
+    if any(planned.model.digest != first.digest for planned in plans):
+        raise UsageError(
+            "The plans are for different models.", "make all plans of one run from one model"
+        )
+    cpu_info()  # an APEX_ISA that cannot be had is an error before anything is written
+    if source is None:
+        source = open_source(first)
+    else:
+        check_same(source, first)
+    source.require_data()
+    return source
+
+
+def _matrices(
+    plans: Sequence[Plan], known: Sequence[ImportanceMatrix]
+) -> dict[int, ImportanceMatrix]:
+    """The importance matrices by the numbers of the plans, each opened once."""
+    found = {(matrix.path, matrix.digest): matrix for matrix in known}
+    result = {}
+    for number, planned in enumerate(plans):
+        reference = planned.imatrix
+        if reference is None:
+            continue
+        key = (reference.path, reference.digest)
+        if key not in found:
+            found[key] = load_imatrix(reference.path)
+            if found[key].digest != reference.digest:
+                raise ImatrixError(
+                    f"{reference.path} is not the importance matrix of the plan, or has changed "
+                    "since.",
+                    "make the plan again",
+                )
+        result[number] = found[key]
+    return result
+
+
+def _results(
+    plans: Sequence[Plan],
+    paths: Sequence[tuple[Path, ...]],
+    timings: Timings,
+    started: float,
+    setup: Setup | None,
+) -> tuple[QuantizeResult, ...]:
+    timings.total = time.perf_counter() - started
+    devices = tuple(w.use for w in setup.workers if isinstance(w, Gpu)) if setup else ()
+    notes = [] if setup is None else list(setup.notes)
     notes += (
         f"The GPU {use.index} ({use.name}) failed, and the processor went on in its place: "
         f"{use.failure}."
-        for use in used
+        for use in devices
         if use.failure
     )
-    return _result(todo, paths, timings, started, used, stream.memory, tuple(notes))
-
-
-def _result(
-    todo: Plan,
-    paths: tuple[Path, ...],
-    timings: Timings,
-    started: float,
-    devices: tuple[DeviceUse, ...] = (),
-    slab_memory: int = 0,
-    notes: tuple[str, ...] = (),
-) -> QuantizeResult:
-    timings.total = time.perf_counter() - started
-    size = sum(path.stat().st_size for path in paths)
-    return QuantizeResult(todo, paths, size, timings, devices, slab_memory, notes)
-
-
-def _make_stream(
-    todo: Plan,
-    chosen: Sequence[_core.Device],
-    processor: Processor,
-    max_memory: int,
-    is_gpu_required: bool,
-) -> Stream:
-    """A stream through these GPUs; through the processor if there are none, or no work for them.
-
-    Slabs shrink until they fit the GPU with the least memory. Raises DeviceError where not even the
-    smallest do, or where memory cannot be had.
-    """
-    helpers = max(1, min(_MOST_HELPERS, processor.threads // 2))
-    slabs = DEVICE_SLOTS * len(chosen) + 2 * helpers
-    wanted = _DEVICE_SLAB_BYTES
-    while chosen:
-        size = slab_bytes(todo, processor.threads, max_memory, slabs, wanted)
-        pieces = split(todo, size)
-        limits = device_limits(pieces)
-        if limits is None:
-            break
-        need = DEVICE_SLOTS * slot_bytes(limits) + _DEVICE_RESERVE
-        least = min(device.free_memory for device in chosen)
-        if need <= least:
-            gpus = [Gpu(device, limits, processor) for device in chosen]
-            return Stream(todo, pieces, slabs, processor, gpus, helpers, is_gpu_required)
-        if size > wanted or wanted < _LEAST_SLAB_BYTES:
-            raise DeviceError(
-                f"{least >> 20} MiB of its memory are free, and the model's longest rows need "
-                f"{need >> 20} MiB."
-            )
-        wanted //= 2
-    pieces = split(todo, slab_bytes(todo, processor.threads, max_memory, CPU_SLABS))
-    return Stream(todo, pieces, CPU_SLABS, processor, (), 1, is_gpu_required)
-
-
-def output_paths(todo: Plan, output: Path) -> tuple[Path, ...]:
-    """The names of the output's files."""
-    count = len(todo.model.files) if todo.is_verbatim else len(todo.files)
-    if count == 1:
-        return (output,)
-    return tuple(shard_path(output, index, count) for index in range(count))
-
-
-def check_plan_output(
-    todo: Plan, paths: tuple[Path, ...], inputs: Iterable[Path] = (), *, overwrite: bool
-) -> None:
-    """Raise OutputError unless a plan's files can be written: free, elsewhere, with enough space.
-
-    inputs: files that the plan was made with, beside the model and its importance matrix.
-    """
-    read = [*todo.model.files, *inputs]
-    if todo.imatrix is not None:
-        read.append(Path(todo.imatrix.path))
-    check_output(paths, read, overwrite=overwrite, size=todo.file_bytes)
-
-
-def _copy(model: ModelFile, paths: tuple[Path, ...], timings: Timings) -> None:
-    with OutputSet(paths) as output:
-        for source, target in zip(model.files, output.files, strict=True):
-            with source.open("rb") as file:
-                while block := file.read(_COPY_BYTES):
-                    target.write(block)
-        begin = time.perf_counter()
-        output.commit()
-        timings.add(syncing=time.perf_counter() - begin)
+    memory = setup.stream.memory if setup else 0
+    return tuple(
+        QuantizeResult(planned, names, planned.file_bytes, timings, devices, memory, tuple(notes))
+        for planned, names in zip(plans, paths, strict=True)
+    )

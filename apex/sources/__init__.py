@@ -2,6 +2,24 @@
 
 from __future__ import annotations
 
-from apex.sources.gguf import ModelFile, Tensor, open_model, shard_path
+from apex.sources.gguf import (
+    ModelFile,
+    check_same,
+    is_projector,
+    open_model,
+    open_source,
+    shard_path,
+)
+from apex.sources.source import Source, SourceReference, Tensor
 
-__all__ = ["ModelFile", "Tensor", "open_model", "shard_path"]
+__all__ = [
+    "ModelFile",
+    "Source",
+    "SourceReference",
+    "Tensor",
+    "check_same",
+    "is_projector",
+    "open_model",
+    "open_source",
+    "shard_path",
+]

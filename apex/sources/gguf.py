@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
+from functools import cached_property
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
 from apex import _core
 from apex.errors import ModelFileError
+from apex.sources.source import Source, SourceReference, Tensor
 
-__all__ = ["Metadata", "ModelFile", "Tensor", "open_model", "shard_path"]
+__all__ = ["Metadata", "ModelFile", "open_model", "open_source", "shard_path"]
 
 SPLIT_NO = "split.no"
 SPLIT_COUNT = "split.count"
@@ -21,47 +24,7 @@ SPLIT_TENSORS_COUNT = "split.tensors.count"
 
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
 _MAX_SHARDS = 65535
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """One tensor of a model.
-
-    Attributes:
-        name: as in the file.
-        shape: dimensions in ggml's order, columns first, without trailing ones.
-        type: ggml type, upper case.
-        bytes: size of the data.
-        file: index of the shard that holds it.
-        offset: where its data starts in that file, in bytes.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    type: str
-    bytes: int
-    file: int
-    offset: int
-
-    @property
-    def columns(self) -> int:
-        """Weights in a row."""
-        return self.shape[0]
-
-    @property
-    def experts(self) -> int:
-        """Number of matrices, each with its own importance: the third dimension, else 1."""
-        return self.shape[2] if len(self.shape) > 2 else 1
-
-    @property
-    def rows(self) -> int:
-        """Rows of all matrices together."""
-        return prod(self.shape[1:])
-
-    @property
-    def weights(self) -> int:
-        """Number of weights."""
-        return prod(self.shape)
+_HASH_BYTES = 1 << 20
 
 
 class Metadata(Mapping[str, Any]):
@@ -88,26 +51,38 @@ class Metadata(Mapping[str, Any]):
 
 @dataclass(frozen=True)
 class ModelFile:
-    """A model whose header is known and sound.
+    """A model in GGUF files whose headers are known and sound; a ``Source``.
 
     Attributes:
         path: the file that was opened; of shards, the first.
         files: all files, in the order of their shards.
-        header: the header of the first file.
+        headers: their headers.
         tensors: all tensors, in the order of the files.
+        offsets: by name, where a tensor's data starts in its file, in bytes.
         missing: tensors whose data lies beyond the end of their file.
     """
 
     path: Path
     files: tuple[Path, ...]
-    header: _core.Header
+    headers: tuple[_core.Header, ...]
     tensors: tuple[Tensor, ...]
+    offsets: Mapping[str, int]
     missing: tuple[Tensor, ...]
+
+    @property
+    def header(self) -> _core.Header:
+        """The header of the first file, which has the model's metadata."""
+        return self.headers[0]
 
     @property
     def metadata(self) -> Metadata:
         """The metadata of the first file, which is that of the model."""
         return Metadata(self.header)
+
+    @property
+    def alignment(self) -> int:
+        """To how many bytes the data of an output's tensors is aligned."""
+        return self.header.alignment
 
     @property
     def architecture(self) -> str:
@@ -116,8 +91,8 @@ class ModelFile:
 
     @property
     def is_projector(self) -> bool:
-        """Whether this is a multimodal projector (mmproj) and no language model."""
-        return self.architecture == "clip" or self.metadata.get("general.type") == "mmproj"
+        """Whether this is a multimodal projector (mmproj) and not a language model."""
+        return is_projector(self.metadata)
 
     @property
     def weights(self) -> int:
@@ -129,15 +104,113 @@ class ModelFile:
         """Size of all tensors' data."""
         return sum(tensor.bytes for tensor in self.tensors)
 
+    @cached_property
+    def reference(self) -> SourceReference:
+        """What a plan keeps of the model; the digest covers the headers and the sizes."""
+        digest = hashlib.sha256()
+        for path, header in zip(self.files, self.headers, strict=True):
+            digest.update(f"{header.file_bytes} {header.data_offset};".encode())
+            with _opened(path) as file:
+                left = header.data_offset
+                while left > 0 and (part := file.read(min(left, _HASH_BYTES))):
+                    digest.update(part)
+                    left -= len(part)
+        return SourceReference(
+            "gguf",
+            str(self.path),
+            self.path.name,
+            self.architecture,
+            digest.hexdigest(),
+            tuple(map(str, self.files)),
+            tuple(header.file_bytes for header in self.headers),
+            self.bytes,
+            self.weights,
+        )
+
+    def new_header(self) -> _core.Header:
+        """The metadata without tensors, read anew, so that every byte of it is kept."""
+        try:
+            return _core.Header.read_metadata(str(self.path))
+        except (_core.HeaderError, OSError) as error:
+            raise _changed(self.path, error) from None
+
     def require_data(self) -> None:
         """Raise ModelFileError unless every tensor's data is in its file."""
         if self.missing:
             first = self.missing[0]
             raise ModelFileError(
-                f"{self.files[first.file]} is truncated: the data of {len(self.missing)} of "
+                f"{self.files[first.shard]} is truncated: the data of {len(self.missing)} of "
                 f"{len(self.tensors)} tensors is missing, {first.name} first.",
                 "download or copy the file again",
             )
+
+    def read(self, tensor: Tensor, first_row: int, out: memoryview) -> None:
+        """Fill ``out`` with whole rows, from ``first_row`` on; from any thread."""
+        path = self.files[tensor.shard]
+        offset = self.offsets[tensor.name] + first_row * tensor.row_bytes
+        with _opened(path) as file:
+            _advise(file.fileno(), offset, len(out))
+            try:
+                file.seek(offset)
+                while out:
+                    count = file.readinto(out)
+                    if not count:
+                        raise ModelFileError(
+                            f"{path} ended while it was read.", "is something else writing to it?"
+                        )
+                    out = out[count:]
+            except OSError as error:
+                raise ModelFileError(
+                    f"Reading {path} failed: {error.strerror or error}.", "check the disk"
+                ) from None
+
+
+def is_projector(metadata: Mapping[str, Any]) -> bool:
+    """Whether the metadata is that of a multimodal projector (mmproj)."""
+    kind = metadata.get("general.type")
+    return metadata.get("general.architecture") == "clip" or kind == "mmproj"
+
+
+def _opened(path: Path) -> FileIO:
+    try:
+        return FileIO(path, "rb")
+    except OSError as error:
+        raise _changed(path, error) from None
+
+
+def _changed(path: Path, error: Exception) -> ModelFileError:
+    return ModelFileError(
+        f"{path} cannot be read any more: {getattr(error, 'strerror', None) or error}.",
+        "is it being moved or written by another program?",
+    )
+
+
+def _advise(descriptor: int, offset: int, size: int) -> None:
+    """Let the system fetch the range in large steps."""
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(descriptor, offset, size, os.POSIX_FADV_WILLNEED)
+
+
+def open_source(reference: SourceReference) -> Source:
+    """The source that a plan was made for, which must not have changed. Raises ModelFileError."""
+    if reference.kind != "gguf":
+        raise ModelFileError(
+            f"{reference.name} is not a GGUF file ({reference.kind}).",
+            "give the source itself beside the plan",
+        )
+    model = open_model(reference.location)
+    check_same(model, reference)
+    return model
+
+
+def check_same(source: Source, reference: SourceReference) -> None:
+    """Raise ModelFileError unless this is the source that the plan was made for."""
+    if source.reference.digest != reference.digest:
+        raise ModelFileError(
+            f"{source.reference.location} is not the model that the plan was made for, or has "
+            "changed since.",
+            "make the plan again",
+        )
 
 
 def shard_path(path: Path, index: int, count: int) -> Path:
@@ -168,7 +241,7 @@ def open_model(path: str | os.PathLike[str]) -> ModelFile:
                     f"{file} says that it is shard {number + 1}, its name says {index + 1}.",
                     "restore the names that the shards had",
                 )
-    tensors, missing = _tensor_table(files, headers)
+    tensors, offsets, missing = tensor_table(files, headers)
     if not tensors:
         raise ModelFileError(f"{first} has no tensors.", "it may be a vocabulary without a model")
     expected = (
@@ -179,7 +252,7 @@ def open_model(path: str | os.PathLike[str]) -> ModelFile:
             f"The shards of {first} hold {len(tensors)} tensors, {expected} are expected.",
             "the shards are not all of the same model",
         )
-    return ModelFile(first, files, header, tensors, missing)
+    return ModelFile(first, files, tuple(headers), tensors, offsets, missing)
 
 
 def _read_header(path: Path) -> _core.Header:
@@ -188,12 +261,12 @@ def _read_header(path: Path) -> _core.Header:
         names = [*header.keys(), *(info.name for info in header.tensors())]  # decodes them
     except UnicodeDecodeError:
         raise ModelFileError(
-            f"{path} is not a sound GGUF file: the name of a key or tensor is no text.",
+            f"{path} is damaged, or is not a GGUF file: the name of a key or tensor is not text.",
             "download or convert it again",
         ) from None
     except _core.HeaderError as error:
         raise ModelFileError(
-            f"{path} is not a sound GGUF file: {error}.", "download or convert it again"
+            f"{path} is damaged, or is not a GGUF file: {error}.", "download or convert it again"
         ) from None
     except OSError as error:
         raise ModelFileError(
@@ -207,7 +280,7 @@ def _read_header(path: Path) -> _core.Header:
 def _split_value(header: _core.Header, key: str, default: int) -> int:
     value = header.get(key) if key in header else default
     if not isinstance(value, int):
-        raise ModelFileError(f"The metadata key {key} is no number.", "the file is damaged")
+        raise ModelFileError(f"The metadata key {key} is not a number.", "the file is damaged")
     return value
 
 
@@ -233,15 +306,16 @@ def _shards(first: Path, header: _core.Header, count: int) -> tuple[Path, ...]:
     return files
 
 
-def _tensor_table(
-    files: tuple[Path, ...], headers: list[_core.Header]
-) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+def tensor_table(
+    files: Sequence[Path], headers: Sequence[_core.Header]
+) -> tuple[tuple[Tensor, ...], dict[str, int], tuple[Tensor, ...]]:
+    """All tensors, the offsets of their data by name, and those whose data is missing."""
     tensors: dict[str, Tensor] = {}
+    offsets: dict[str, int] = {}
     missing = []
     for index, header in enumerate(headers):
         for info in header.tensors():
-            offset = header.data_offset + info.offset
-            tensor = Tensor(info.name, info.shape, info.type, info.bytes, index, offset)
+            tensor = Tensor(info.name, info.shape, info.type, index)
             if tensor.weights == 0:
                 raise ModelFileError(
                     f"{files[index]}: tensor {info.name} has no weights.", "the file is damaged"
@@ -251,6 +325,7 @@ def _tensor_table(
                     f"{files[index]}: tensor {info.name} is there twice.", "the file is damaged"
                 )
             tensors[info.name] = tensor
-            if offset + info.bytes > header.file_bytes:
+            offsets[info.name] = header.data_offset + info.offset
+            if offsets[info.name] + info.bytes > header.file_bytes:
                 missing.append(tensor)
-    return tuple(tensors.values()), tuple(missing)
+    return tuple(tensors.values()), offsets, tuple(missing)

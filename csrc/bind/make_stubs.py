@@ -23,6 +23,8 @@ REPLACEMENTS = (
         r"__all__: list\[str\] = .*\n",
         "_Buffer: typing.TypeAlias = typing_extensions.Buffer | numpy.typing.NDArray[typing.Any]\n",
     ),
+    # A file name that is not UTF-8 is given as bytes, which pybind11 takes for a std::string.
+    (r"\bpath: str\b", "path: str | bytes"),
     (r"__version__: str = .*", "__version__: str"),
     (r"(ggml|llama)_version: str = .*", r"\1_version: str"),
 )

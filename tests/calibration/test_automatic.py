@@ -30,9 +30,9 @@ def model(language_model: Path, tmp_path: Path) -> Path:
 
 
 def change_a_weight(path: Path) -> None:
-    tensor = next(t for t in apex.open_model(path).tensors if t.name == "blk.0.attn_q.weight")
+    offset = apex.open_model(path).offsets["blk.0.attn_q.weight"]
     with path.open("r+b") as file:
-        file.seek(tensor.offset)
+        file.seek(offset)
         file.write(b"\x00\x3c\x00\xbc")  # 1, -1
 
 
@@ -68,7 +68,8 @@ def test_other_options_are_noticed(model: Path) -> None:
     found = matrix_beside(file, two)
     assert not found.is_usable
     assert found.remark == "was made with other options: chunks 4, not 2"
-    assert "chunks 4, not unlimited" in matrix_beside(file).remark
+    any_will_do = matrix_beside(file)
+    assert any_will_do.is_usable and "chunks 4, not unlimited" in any_will_do.remark
     # How it is run changes low digits alone.
     other_run = replace(OPTIONS, run=replace(OPTIONS.run, batch_size=64, threads=1), save_every=1)
     assert matrix_beside(file, other_run).is_usable
@@ -95,7 +96,8 @@ def test_every_tensor_is_sampled(model: Path) -> None:
     file = apex.open_model(model)
     data, seen = bytearray(model.read_bytes()), {model_digest(file)}
     for number, tensor in enumerate(file.tensors):
-        for offset in (tensor.offset, tensor.offset + tensor.bytes - 1):
+        first = file.offsets[tensor.name]
+        for offset in (first, first + tensor.bytes - 1):
             data[offset] ^= 1
             model.write_bytes(data)
             seen.add(model_digest(file))

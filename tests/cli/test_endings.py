@@ -16,7 +16,7 @@ from support.commands import COMMAND, Apex, environment
 from support.imatrix import write_gguf
 from support.llama import grow, llama_tensors, write_llama
 
-from apex.cli import main, options
+from apex.cli import main, values
 from apex.cli import output as cli_output
 from apex.errors import UsageError
 from apex.policy import recipe_text
@@ -311,12 +311,15 @@ def test_progress_is_a_bar_on_a_terminal_only(
     assert "quantizing " not in apex_cli(*command).stderr
 
 
+@pytest.mark.parametrize(
+    "variables", [{}, {"COLUMNS": "40"}, {"FORCE_COLOR": "1", "TERM": "dumb"}], ids=str
+)
 def test_nothing_is_wrapped_without_a_terminal(
-    apex_cli: Apex, dense_model: Path, folder: Path
+    apex_cli: Apex, dense_model: Path, folder: Path, variables: dict[str, str]
 ) -> None:
     rule = "|".join(f"blk.{number}.attn_q" for number in range(60))
     result = apex_cli("plan", dense_model, "--type", "Q8_0", "--tensor-type", f"{rule}=q4_k",
-                      "--tensors")  # fmt: skip
+                      "--tensors", **variables)  # fmt: skip
     assert f"{rule}=Q4_K (--tensor-type)\n" in result.stdout
     assert not re.search(r" $", result.stdout, re.M)
 
@@ -336,14 +339,14 @@ def test_nothing_is_wrapped_without_a_terminal(
     ],
 )
 def test_sizes(text: str, binary: int, decimal: int) -> None:
-    assert options.parse_size(text, "--size") == binary
-    assert options.parse_size(text, "--size", 1000) == decimal
+    assert values.parse_size(text, "--size") == binary
+    assert values.parse_size(text, "--size", 1000) == decimal
 
 
 @pytest.mark.parametrize("text", ["", "G", "2X", "-1G", "1e9", "2 G 3", "0", "0.1", "٣G"])
 def test_what_is_no_size(text: str) -> None:
     with pytest.raises(UsageError, match="--size"):
-        options.parse_size(text, "--size")
+        values.parse_size(text, "--size")
 
 
 def test_sizes_are_shown_in_binary_units() -> None:

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from apex import _core
-from apex.cli.options import parse_devices
+from apex.cli.values import parse_devices
 from apex.errors import DeviceError, UsageError
 from apex.gpu import choose_gpus, gpus
 

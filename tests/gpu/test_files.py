@@ -195,10 +195,10 @@ def test_a_gpu_with_little_memory(emulated: int, demo_model: Path, tmp_path: Pat
 def test_memory_for_the_processor_alone(
     device: int, demo_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("apex.quantizing.run.DEVICE_SLOTS", 100_000_000)  # as many slabs
+    monkeypatch.setattr("apex.quantizing.setup.DEVICE_SLOTS", 100_000_000)  # as many slabs
     result = apex.quantize(demo_model, tmp_path / "out.gguf", file_type="Q8_0")
     assert result.devices == ()
-    assert "MiB of memory are too little" in result.notes[0]
+    assert "is too little: the model needs" in result.notes[0]
     with pytest.raises(UsageError, match="too little"):
         apex.quantize(demo_model, tmp_path / "no.gguf", file_type="Q8_0", backend="cuda")
 

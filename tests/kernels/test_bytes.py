@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import platform
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -62,11 +64,40 @@ def test_an_unknown_instruction_set_is_an_error(name: str) -> None:
     assert "APEX_ISA" in hint
 
 
-def test_cpu_info() -> None:
+# What the kernel of the operating system calls the instructions of each set, from narrow to wide.
+WIDER = {
+    "avx2": {"avx2", "f16c"},
+    "avx512": {"avx2", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl"},
+}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/cpuinfo")
+def test_the_instruction_sets_are_those_that_linux_sees() -> None:
+    if platform.machine() == "x86_64":
+        line = re.search(r"^flags\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.M)
+        assert line is not None
+        flags = set(line[1].split())
+        expected = [
+            "scalar",
+            "baseline",
+            *(isa for isa, needed in WIDER.items() if needed <= flags),
+        ]
+    else:
+        expected = ["scalar", "neon"]
     info = apex.cpu_info()
-    assert info.isa in info.available
-    assert list(info.available) == ISAS
-    assert info.threads == _core.available_threads()
+    assert list(info.available) == expected
+    assert info.isa == os.environ.get("APEX_ISA", expected[-1])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells which processors may be used")
+def test_the_threads_are_the_processors_that_this_thread_may_use() -> None:
+    usable = os.sched_getaffinity(0)
+    assert apex.cpu_info().threads == len(usable)
+    try:
+        os.sched_setaffinity(0, {min(usable)})
+        assert apex.cpu_info().threads == 1
+    finally:
+        os.sched_setaffinity(0, usable)
 
 
 @pytest.mark.parametrize("source", ["F16", "BF16"])

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import gguf
@@ -96,54 +97,114 @@ def test_the_callers_output_is_filled() -> None:
     assert bytes(out) == _core.quantize(WEIGHTS, "Q4_K").tobytes()
 
 
-BAD_ARGUMENTS = [
-    (lambda: _core.quantize(WEIGHTS, "Q9_K"), ValueError, "no tensor type 'Q9_K'"),
-    (lambda: _core.quantize(WEIGHTS, "I32"), ValueError, "I32 cannot be written"),
-    (lambda: _core.quantize(WEIGHTS, "Q8_K"), ValueError, "Q8_K cannot be written"),
-    (lambda: _core.quantize(WEIGHTS, "IQ2_XXS"), ValueError, "IQ2_XXS needs an importance"),
-    (
+BAD_ARGUMENTS: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
+    "unknown type": (lambda: _core.quantize(WEIGHTS, "Q9_K"), ValueError, "no tensor type 'Q9_K'"),
+    "type of integers": (
+        lambda: _core.quantize(WEIGHTS, "I32"),
+        ValueError,
+        "I32 cannot be written",
+    ),
+    "type of activations": (
+        lambda: _core.quantize(WEIGHTS, "Q8_K"),
+        ValueError,
+        "Q8_K cannot be written",
+    ),
+    "type that needs importance": (
+        lambda: _core.quantize(WEIGHTS, "IQ2_XXS"),
+        ValueError,
+        "IQ2_XXS needs an importance",
+    ),
+    "rows that are not whole blocks": (
         lambda: _core.quantize(WEIGHTS[:, :, :100].copy(), "Q4_K"),
         ValueError,
         "whole blocks of Q4_K",
     ),
-    (lambda: _core.quantize(WEIGHTS[:, ::2], "Q4_K"), ValueError, "C-contiguous"),
-    (lambda: _core.quantize(WEIGHTS[None], "Q4_K"), ValueError, "1, 2 or 3 dimensions"),
-    (lambda: _core.quantize(WEIGHTS.astype(np.float64), "Q4_K"), TypeError, "float32 or float16"),
-    (lambda: _core.quantize(WEIGHTS[:, :0], "Q4_K"), ValueError, "must be positive"),
-    (
+    "rows apart in memory": (
+        lambda: _core.quantize(WEIGHTS[:, ::2], "Q4_K"),
+        ValueError,
+        "C-contiguous",
+    ),
+    "four dimensions": (
+        lambda: _core.quantize(WEIGHTS[None], "Q4_K"),
+        ValueError,
+        "1, 2 or 3 dimensions",
+    ),
+    "double precision": (
+        lambda: _core.quantize(WEIGHTS.astype(np.float64), "Q4_K"),
+        TypeError,
+        "float32 or float16",
+    ),
+    "rows of no columns": (
+        lambda: _core.quantize(WEIGHTS[:, :0], "Q4_K"),
+        ValueError,
+        "must be positive",
+    ),
+    "nothing at all": (
         lambda: _core.quantize(b"", "Q4_K", src_type="F16", shape=(0,)),
         ValueError,
         "must be positive",
     ),
-    (
+    "less than the shape asks for": (
         lambda: _core.quantize(b"12", "Q4_K", src_type="F16", shape=(2, 256)),
         ValueError,
         "ask for 1024",
     ),
-    (lambda: _core.quantize(WEIGHTS, "Q4_K", shape=(1 << 50,)), ValueError, "must be positive"),
-    (lambda: _core.quantize(WEIGHTS, "Q4_K", WEIGHTS[0, 0, :9]), ValueError, "importance has 9"),
-    (
+    "a shape beyond any memory": (
+        lambda: _core.quantize(WEIGHTS, "Q4_K", shape=(1 << 50,)),
+        ValueError,
+        "must be positive",
+    ),
+    "importance of another length": (
+        lambda: _core.quantize(WEIGHTS, "Q4_K", WEIGHTS[0, 0, :9]),
+        ValueError,
+        "importance has 9",
+    ),
+    "negative importance": (
         lambda: _core.quantize(WEIGHTS, "Q4_K", -WEIGHTS[0, 0]),
         ValueError,
         "finite and not negative",
     ),
-    (lambda: _core.quantize(WEIGHTS, "Q4_K", np.full(512, np.nan, "f")), ValueError, "finite"),
-    (
+    "importance that is not finite": (
+        lambda: _core.quantize(WEIGHTS, "Q4_K", np.full(512, np.nan, "f")),
+        ValueError,
+        "finite",
+    ),
+    "importance in double precision": (
         lambda: _core.quantize(WEIGHTS, "Q4_K", np.ones(512)),
         TypeError,
         "importance must be float32",
     ),
-    (lambda: _core.quantize(WEIGHTS, "Q4_K", out=bytearray(5)), ValueError, "output has 5 bytes"),
-    (lambda: _core.quantize(WEIGHTS, "Q4_K", out=bytes(3 * 8 * 288)), BufferError, ""),
-    (lambda: _core.quantize(bytes(1025)[1:], "Q4_K", src_type="F32", shape=(256,)), ValueError, ""),
-    (lambda: _core.dequantize(b"1" * 18, "Q4_K", shape=(32,)), ValueError, "whole blocks"),
-    (lambda: _core.dequantize(b"1" * 32, "I32", shape=(8,)), ValueError, "cannot be read"),
-]
+    "output that is too small": (
+        lambda: _core.quantize(WEIGHTS, "Q4_K", out=bytearray(5)),
+        ValueError,
+        "output has 5 bytes",
+    ),
+    "output that cannot be written": (
+        lambda: _core.quantize(WEIGHTS, "Q4_K", out=bytes(3 * 8 * 288)),
+        BufferError,
+        "",
+    ),
+    "weights at an odd address": (
+        lambda: _core.quantize(bytes(1025)[1:], "Q4_K", src_type="F32", shape=(256,)),
+        ValueError,
+        "",
+    ),
+    "blocks cut in the middle": (
+        lambda: _core.dequantize(b"1" * 18, "Q4_K", shape=(32,)),
+        ValueError,
+        "whole blocks",
+    ),
+    "integers": (
+        lambda: _core.dequantize(b"1" * 32, "I32", shape=(8,)),
+        ValueError,
+        "cannot be read",
+    ),
+}
 
 
-@pytest.mark.parametrize("index", range(len(BAD_ARGUMENTS)))
-def test_bad_arguments_are_refused(index: int) -> None:
-    call, kind, message = BAD_ARGUMENTS[index]
+@pytest.mark.parametrize("name", BAD_ARGUMENTS)
+def test_bad_arguments_are_refused(name: str) -> None:
+    call, kind, message = BAD_ARGUMENTS[name]
     try:
         call()
     except kind as error:

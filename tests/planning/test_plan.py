@@ -15,6 +15,7 @@ from support.qwen35_35b import write_header
 
 import apex
 from apex.errors import ApexError, ImatrixError, ModelFileError, PlanError, UsageError
+from apex.files import load_imatrix
 
 SPEC = architectures()["qwen35moe"]
 
@@ -87,53 +88,118 @@ def test_the_cost_of_a_fallback_by_hand(tmp_path: Path) -> None:
     assert (fallback.wanted, fallback.type) == ("Q2_K", "Q4_0")
     # 96 weights are 3 blocks of 18 bytes; 96 of 256 weights at 84 bytes would be 31.5.
     assert fallback.fallback_bytes == 256 * 3 * 18 - 256 * 96 * 84 // 256
-    with pytest.raises(PlanError, match=r"1 tensor have rows .*ffn_down.*Q2_K -> Q4_0"):
+    with pytest.raises(PlanError, match=r"1 tensor has rows .*ffn_down.*Q2_K -> Q4_0"):
         apex.plan(tmp_path / "model.gguf", file_type="Q2_K", pure=True, strict=True)
 
 
-MISTAKES: list[tuple[dict[str, Any], type[ApexError], str]] = [
-    ({}, UsageError, "either a tier or a file type"),
-    ({"tier": "quality", "file_type": "Q8_0"}, UsageError, "one or the other"),
-    ({"tier": "qualty"}, UsageError, "no tier 'qualty'"),
-    ({"tier": "i-quality"}, ImatrixError, "i-quality needs an importance matrix"),
-    ({"tier": "micro"}, ImatrixError, "micro needs an importance matrix"),
-    ({"file_type": "Q4_K_X"}, UsageError, "no file type Q4_K_X"),
-    ({"file_type": "IQ2_XXS"}, ImatrixError, r"IQ2_XXS\)"),
-    ({"file_type": "Q4_K_M", "edge_layers": 2}, UsageError, "belong to a tier"),
-    ({"tier": "quality", "edge_layers": -1}, UsageError, "cannot be -1"),
-    ({"file_type": "Q8_0", "tensor_types": ["attn_q"]}, UsageError, "has no '='"),
-    ({"file_type": "Q8_0", "tensor_types": ["attn_q=Q9"]}, UsageError, "no type Q9"),
-    ({"file_type": "Q8_0", "tensor_types": ["attn_q=I32"]}, UsageError, "no type I32"),
-    ({"file_type": "Q8_0", "tensor_types": ["(=q8_0"]}, UsageError, "no regular expression"),
-    (
+# What is wrong, in words; the options, the error and what its message says.
+MISTAKES: dict[str, tuple[dict[str, Any], type[ApexError], str]] = {
+    "neither tier nor file type": ({}, UsageError, "A tier or a file type is missing"),
+    "both tier and file type": (
+        {"tier": "quality", "file_type": "Q8_0"},
+        UsageError,
+        "one or the other",
+    ),
+    "misspelt tier": ({"tier": "qualty"}, UsageError, "no tier 'qualty'"),
+    "i-tier without importance matrix": (
+        {"tier": "i-quality"},
+        ImatrixError,
+        "i-quality needs an importance matrix",
+    ),
+    "small tier without importance matrix": (
+        {"tier": "micro"},
+        ImatrixError,
+        "micro needs an importance matrix",
+    ),
+    "file type without importance matrix": ({"file_type": "IQ2_XXS"}, ImatrixError, r"IQ2_XXS\)"),
+    "unknown file type": ({"file_type": "Q4_K_X"}, UsageError, "no file type Q4_K_X"),
+    "widths of a file type": (
+        {"file_type": "Q4_K_M", "edge_layers": 2},
+        UsageError,
+        "belong to a tier",
+    ),
+    "negative width": ({"tier": "quality", "edge_layers": -1}, UsageError, "cannot be -1"),
+    "rule without a type": (
+        {"file_type": "Q8_0", "tensor_types": ["attn_q"]},
+        UsageError,
+        "has no '='",
+    ),
+    "rule of an unknown type": (
+        {"file_type": "Q8_0", "tensor_types": ["attn_q=Q9"]},
+        UsageError,
+        "no type Q9",
+    ),
+    "rule of a type of integers": (
+        {"file_type": "Q8_0", "tensor_types": ["attn_q=I32"]},
+        UsageError,
+        "no type I32",
+    ),
+    "rule that is not a regular expression": (
+        {"file_type": "Q8_0", "tensor_types": ["(=q8_0"]},
+        UsageError,
+        "no regular expression",
+    ),
+    "rule that matches no tensor": (
         {"file_type": "Q8_0", "tensor_types": ["nothing=q8_0"]},
         UsageError,
-        r"match no tensor.*nothing",
+        r"1 pattern matches no tensor.*nothing",
     ),
-    ({"file_type": "F16", "tensor_types": ["attn_q=q8_0"]}, UsageError, "no effect"),
-    ({"file_type": "Q8_0", "tensor_type_file": "/no/such"}, UsageError, "cannot be read"),
-    ({"file_type": "Q8_0", "output_tensor_type": "Q7"}, UsageError, "--output-tensor-type"),
-    ({"file_type": "Q8_0", "token_embedding_type": "Q7"}, UsageError, "--token-embedding-type"),
-    (
+    "rule without effect": (
+        {"file_type": "F16", "tensor_types": ["attn_q=q8_0"]},
+        UsageError,
+        "no effect",
+    ),
+    "tensor-type file that is not there": (
+        {"file_type": "Q8_0", "tensor_type_file": "/no/such"},
+        UsageError,
+        "cannot be read",
+    ),
+    "unknown type of the output tensor": (
+        {"file_type": "Q8_0", "output_tensor_type": "Q7"},
+        UsageError,
+        "--output-tensor-type",
+    ),
+    "unknown type of the token embedding": (
+        {"file_type": "Q8_0", "token_embedding_type": "Q7"},
+        UsageError,
+        "--token-embedding-type",
+    ),
+    "override of the alignment": (
         {"file_type": "Q8_0", "overrides": {"general.alignment": 1}},
         UsageError,
         "cannot be overridden",
     ),
-    ({"file_type": "Q8_0", "overrides": {"a": 2**40}}, UsageError, "does not fit 32 bits"),
-    ({"file_type": "Q8_0", "overrides": {"k" * 200: 1}}, UsageError, "shorter than 128"),
-    (
+    "override by a number that is too large": (
+        {"file_type": "Q8_0", "overrides": {"a": 2**40}},
+        UsageError,
+        "does not fit 32 bits",
+    ),
+    "override of a key that is too long": (
+        {"file_type": "Q8_0", "overrides": {"k" * 200: 1}},
+        UsageError,
+        "shorter than 128",
+    ),
+    "shards both kept and made anew": (
         {"file_type": "Q8_0", "keep_split": True, "split_max_size": 9},
         UsageError,
-        "kept or made anew",
+        "but not both",
     ),
-    ({"file_type": "Q8_0", "split_max_size": 0}, UsageError, "smaller than a byte"),
-    ({"file_type": "Q8_0", "imatrix": "/no/such"}, ImatrixError, "cannot be read"),
-]
+    "shards of no size": (
+        {"file_type": "Q8_0", "split_max_size": 0},
+        UsageError,
+        "smaller than a byte",
+    ),
+    "importance matrix that is not there": (
+        {"file_type": "Q8_0", "imatrix": "/no/such"},
+        ImatrixError,
+        "cannot be read",
+    ),
+}
 
 
-@pytest.mark.parametrize("index", range(len(MISTAKES)))
-def test_a_mistake_is_one_sentence_with_a_hint(model: Path, index: int) -> None:
-    options, kind, message = MISTAKES[index]
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_sentence_with_a_hint(model: Path, mistake: str) -> None:
+    options, kind, message = MISTAKES[mistake]
     with pytest.raises(kind, match=message) as caught:
         apex.plan(model, **options)
     assert caught.value.hint
@@ -180,9 +246,9 @@ def test_a_file_for_all_layers_of_a_hybrid(model: Path, tmp_path: Path) -> None:
     assert any("blk.2.ssm_out" in note for note in plan.notes)
     for line in ("blk.9.ssm_out=Q5_K", "blk.2.ssm_uot=Q5_K"):  # no such layer, no such tensor
         file.write_text(line)
-        with pytest.raises(UsageError, match="match no tensor"):
+        with pytest.raises(UsageError, match="matches no tensor"):
             apex.plan(hybrid, file_type="Q6_K", tensor_type_file=file)
-    with pytest.raises(UsageError, match="match no tensor"):  # typed by hand it must match
+    with pytest.raises(UsageError, match="matches no tensor"):  # typed by hand it must match
         apex.plan(hybrid, file_type="Q6_K", tensor_types=["blk.2.ssm_out=Q5_K"])
 
 
@@ -260,7 +326,9 @@ class TestImportance:
         planned = next(tensor for tensor in plan.tensors if tensor.name == name)
         assert planned.importance is not None
         expected = imatrix.as_llama({name: entry})[name].reshape(4, 256)
-        assert np.array_equal(planned.importance.values(), expected)
+        assert np.array_equal(
+            planned.importance.values(load_imatrix(tmp_path / "imatrix.gguf")), expected
+        )
         assert any("same input" in note and name in note for note in plan.notes)
 
     def test_mla_halves_share_what_they_can(self, tmp_path: Path) -> None:
@@ -281,7 +349,9 @@ class TestImportance:
         assert by_name["blk.0.attn_k_b.weight"] is None
         v_b = by_name["blk.0.attn_v_b.weight"]
         assert v_b is not None
-        assert np.array_equal(v_b.values(), np.full((4, 256), 3, np.float32))
+        assert np.array_equal(
+            v_b.values(load_imatrix(tmp_path / "imatrix.gguf")), np.full((4, 256), 3, np.float32)
+        )
 
     def test_mla_joined_from_its_half(self, tmp_path: Path) -> None:
         tensors = (
@@ -296,7 +366,10 @@ class TestImportance:
         plan = self.plan(model, tmp_path, {"blk.0.attn_v_b.weight": entry}, tier="i-compact")
         importance = next(t.importance for t in plan.tensors if "kv_b" in t.name)
         assert importance is not None
-        assert np.array_equal(importance.values(), np.full((1, 256), 2, np.float32))
+        assert np.array_equal(
+            importance.values(load_imatrix(tmp_path / "imatrix.gguf")),
+            np.full((1, 256), 2, np.float32),
+        )
 
     def test_a_plain_tier_with_an_imatrix_says_what_it_is(
         self, model: Path, tmp_path: Path

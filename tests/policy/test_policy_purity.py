@@ -38,6 +38,6 @@ def test_policy_needs_nothing_but_the_standard_library_and_the_errors(module: Pa
 def test_all_lists_the_public_names() -> None:
     names = {"Role", "Layout", "layer_of", "role_of", "Recipe", "load_recipe", "tiers"}
     names |= {"Choice", "choose", "TensorTypeRule", "parse_tensor_type", "parse_tensor_type_file"}
-    names |= {"recipe_text"}
+    names |= {"recipe_text", "is_tier"}
     assert set(apex.policy.__all__) == names
     assert all(hasattr(apex.policy, name) for name in apex.policy.__all__)

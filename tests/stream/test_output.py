@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +15,8 @@ from support.llama import llama_tensors, write_llama
 
 import apex
 from apex.errors import DataError, ModelFileError, OutputError, UsageError
-from apex.quantizing import run as streaming
+from apex.files import checks
+from apex.quantizing import setup
 
 OPTIONS = {"file_type": "Q4_K_M"}
 
@@ -60,7 +60,7 @@ def test_too_little_space_is_known_before_the_first_byte(
     dense_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(checks.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(OutputError, match=r"GiB free, the output needs"):
         apex.quantize(dense_model, tmp_path / "out.gguf", **OPTIONS)
     assert left_in(tmp_path) == []
@@ -80,7 +80,7 @@ def test_a_disk_that_fills_up(
         pytest.skip("this user may not mount a small disk")
     try:
         usage = type("Usage", (), {"free": 1 << 40})
-        monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+        monkeypatch.setattr(checks.shutil, "disk_usage", lambda path: usage)
         with pytest.raises(OutputError, match="became full"):
             apex.quantize(dense_model, disk / "out.gguf", **OPTIONS)
         assert left_in(disk) == []
@@ -183,11 +183,29 @@ def test_an_interrupt_while_threads_start(
 def test_a_model_that_shrinks_while_it_is_read(dense_model: Path, tmp_path: Path) -> None:
     model = tmp_path / "model.gguf"
     model.write_bytes(dense_model.read_bytes())
-    todo = apex.plan(model, **OPTIONS)
+    source = apex.open_model(model)
+    plan = apex.plan(source, **OPTIONS)
     os.truncate(model, model.stat().st_size // 2)
     with pytest.raises(ModelFileError, match="ended while it was read"):
-        apex.quantize(todo, tmp_path / "out.gguf")
+        apex.quantize(plan, tmp_path / "out.gguf", source=source)
+    with pytest.raises(ModelFileError, match="has changed since"):
+        apex.quantize(plan, tmp_path / "out.gguf")
     assert left_in(tmp_path) == ["model.gguf"]
+
+
+def test_a_model_that_is_removed_is_not_the_outputs_fault(
+    dense_model: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "model.gguf"
+    model.write_bytes(dense_model.read_bytes())
+    source = apex.open_model(model)
+    plan = apex.plan(source, **OPTIONS)
+    model.unlink()
+    with pytest.raises(ModelFileError, match=r"model\.gguf cannot be read"):
+        apex.quantize(plan, tmp_path / "out.gguf")
+    with pytest.raises(ModelFileError, match=r"model\.gguf cannot be read any more"):
+        apex.quantize(plan, tmp_path / "out.gguf", source=source)
+    assert left_in(tmp_path) == []
 
 
 def test_a_read_only_folder(
@@ -196,7 +214,7 @@ def test_a_read_only_folder(
     folder = tmp_path / "locked"
     folder.mkdir(mode=0o500)
     if os.access(folder, os.W_OK):  # root may write anywhere
-        monkeypatch.setattr(os, "access", lambda path, mode: False)
+        monkeypatch.setattr(checks.os, "access", lambda path, mode: False)
     with pytest.raises(OutputError, match="read-only"):
         apex.quantize(dense_model, folder / "out.gguf", **OPTIONS)
     assert left_in(folder) == []
@@ -210,15 +228,15 @@ def test_the_output_may_not_be_a_folder(dense_model: Path, tmp_path: Path) -> No
 def test_the_output_may_not_be_a_device(dense_model: Path, tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    with pytest.raises(OutputError, match="is not a regular file"):
+    with pytest.raises(OutputError, match="not a regular file"):
         apex.quantize(dense_model, pipe, overwrite=True, **OPTIONS)
     assert left_in(tmp_path) == ["pipe"]
 
 
 def test_a_plan_for_sizes_is_not_carried_out(dense_model: Path, tmp_path: Path) -> None:
-    todo = apex.plan(dense_model, tier="micro", sizes_only=True)
+    plan = apex.plan(dense_model, tier="micro", sizes_only=True)
     with pytest.raises(UsageError, match="sizes only"):
-        apex.quantize(todo, tmp_path / "out.gguf")
+        apex.quantize(plan, tmp_path / "out.gguf")
 
 
 def test_too_little_memory_names_what_is_enough(dense_model: Path, tmp_path: Path) -> None:
@@ -232,6 +250,6 @@ def test_slabs_and_threads_do_not_change_a_byte(
     dense_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     apex.quantize(dense_model, tmp_path / "one.gguf", threads=1, **OPTIONS)
-    monkeypatch.setattr(streaming, "slab_bytes", lambda *_: 5000)
+    monkeypatch.setattr(setup, "slab_bytes", lambda *_: 5000)
     apex.quantize(dense_model, tmp_path / "many.gguf", threads=5, **OPTIONS)
     assert (tmp_path / "one.gguf").read_bytes() == (tmp_path / "many.gguf").read_bytes()

@@ -1,20 +1,46 @@
-"""The plan as data: what will be written, why, and how large it is."""
+"""The plan as pure data: what will be written where, why, and how large it is."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from apex import _core
-from apex.files import ImportanceMatrix
-from apex.planning.importance import Importance
+from apex.planning.importance import ImportanceReference
+from apex.planning.options import MetadataValue
 from apex.policy import Role
-from apex.sources import ModelFile, Tensor
+from apex.sources import SourceReference, Tensor
+from apex.types import TYPES, row_bytes, tensor_bytes
 
-__all__ = ["Plan", "PlannedFile", "PlannedTensor", "RoleTotal"]
+__all__ = [
+    "PLAN_FORMAT",
+    "PLAN_VERSION",
+    "MatrixReference",
+    "Plan",
+    "PlannedFile",
+    "PlannedTensor",
+    "RoleTotal",
+]
+
+PLAN_FORMAT = "apex plan"
+PLAN_VERSION = 1
+
+
+@dataclass(frozen=True)
+class MatrixReference:
+    """How a plan names its importance matrix.
+
+    Attributes:
+        path: of the file.
+        digest: SHA-256 of the file; empty for a matrix that is only in memory.
+    """
+
+    path: str
+    digest: str
 
 
 @dataclass(frozen=True)
@@ -24,32 +50,45 @@ class PlannedTensor:
     Attributes:
         source: the tensor in the model.
         type: the ggml type that is written.
-        bytes: the size of its data in the output, without padding.
         role: what the tensor does.
         layer: its layer, or None.
         zone: its place in the recipe's gradient, or "".
-        decided_by: "tier", "file type", "override", "llama.cpp" (kept by its rules) or "copy".
+        decided_by: "tier", "file type", "override" (a rule), "mapping" (a type given by name),
+            "llama.cpp" (kept by its rules) or "copy".
         reason: one phrase for people.
         wanted: the type that was asked for; other than ``type`` where the row length forced a
             fallback.
         importance: where its importance comes from, or None.
+        file: number of the output's file that holds it.
+        offset: where its data starts in that file, in bytes.
     """
 
     source: Tensor
     type: str
-    bytes: int
     role: Role
     layer: int | None
     zone: str
     decided_by: str
     reason: str
     wanted: str
-    importance: Importance | None = None
+    importance: ImportanceReference | None = None
+    file: int = 0
+    offset: int = 0
 
     @property
     def name(self) -> str:
         """The tensor's name."""
         return self.source.name
+
+    @property
+    def bytes(self) -> int:
+        """Size of its data in the output, without padding."""
+        return tensor_bytes(self.type, self.source.shape)
+
+    @property
+    def row_bytes(self) -> int:
+        """Size of one row in the output."""
+        return row_bytes(self.type, self.source.columns)
 
     @property
     def is_fallback(self) -> bool:
@@ -59,9 +98,7 @@ class PlannedTensor:
     @property
     def fallback_bytes(self) -> int:
         """Bytes that the fallback costs over the type asked for, as if its blocks fitted."""
-        if not self.is_fallback:
-            return 0
-        facts = TENSOR_TYPES[self.wanted]
+        facts = TYPES[self.wanted]
         return self.bytes - self.source.weights * facts.block_bytes // facts.block_weights
 
     @property
@@ -70,7 +107,23 @@ class PlannedTensor:
         return self.type == self.source.type
 
 
-TENSOR_TYPES = {facts.name: facts for facts in _core.tensor_types()}
+@dataclass(frozen=True)
+class PlannedFile:
+    """One output file. Its header is made anew from the source's metadata when it is written.
+
+    Attributes:
+        keys: (key, GGUF type, value) that are set on the source's metadata, in order.
+        alignment: of the tensors' data.
+        header_bytes: size of the header.
+        header_digest: SHA-256 of the header.
+        bytes: size of the file.
+    """
+
+    keys: tuple[tuple[str, str, MetadataValue], ...]
+    alignment: int
+    header_bytes: int
+    header_digest: str
+    bytes: int
 
 
 @dataclass(frozen=True)
@@ -91,48 +144,35 @@ class RoleTotal:
 
 
 @dataclass(frozen=True)
-class PlannedFile:
-    """One output file: its header, serialised, and its tensors in order."""
-
-    header: bytes = field(repr=False)
-    alignment: int
-    tensors: tuple[PlannedTensor, ...]
-
-    @property
-    def bytes(self) -> int:
-        """Size of the file."""
-        padded = (-(-tensor.bytes // self.alignment) * self.alignment for tensor in self.tensors)
-        return len(self.header) + sum(padded)
-
-
-@dataclass(frozen=True)
 class Plan:
     """A complete answer to what will be written; nothing is left to decide.
 
+    Pure data: it can be pickled, written as JSON (``to_dict``) and carried out elsewhere.
+
     Attributes:
-        model: the input.
+        model: the source.
         tier: name of the tier or recipe, or None.
         file_type: the llama.cpp file type that the output claims; the base of a tier.
         files: the output's files; more than one for shards.
+        tensors: all tensors, in the order of the output.
         imatrix: the importance matrix, or None.
         notes: what the user should know, one sentence each.
+        inputs: the local files that it was made from, which no output may replace: those of the
+            source, the importance matrix, a recipe, a file of rules.
         is_verbatim: the input is copied byte for byte (a projector).
         is_sizes_only: the importance was not checked; such a plan cannot be carried out.
     """
 
-    model: ModelFile
+    model: SourceReference
     tier: str | None
     file_type: str
     files: tuple[PlannedFile, ...]
-    imatrix: ImportanceMatrix | None
+    tensors: tuple[PlannedTensor, ...]
+    imatrix: MatrixReference | None
     notes: tuple[str, ...]
+    inputs: tuple[str, ...] = ()
     is_verbatim: bool = False
     is_sizes_only: bool = False
-
-    @property
-    def tensors(self) -> tuple[PlannedTensor, ...]:
-        """All tensors, in the order of the output."""
-        return tuple(tensor for file in self.files for tensor in file.tensors)
 
     @property
     def weights(self) -> int:
@@ -147,8 +187,6 @@ class Plan:
     @property
     def file_bytes(self) -> int:
         """Size of the output, all files together."""
-        if self.is_verbatim:
-            return sum(file.stat().st_size for file in self.model.files)
         return sum(file.bytes for file in self.files)
 
     @property
@@ -172,21 +210,42 @@ class Plan:
 
     def by_role(self) -> tuple[RoleTotal, ...]:
         """Totals per role, in the order of ``Role``, over the tensors that have it."""
-        totals = []
-        for role in Role:
-            tensors = [tensor for tensor in self.tensors if tensor.role is role]
-            if tensors:
-                totals.append(
-                    RoleTotal(
-                        role,
-                        len(tensors),
-                        sum(tensor.source.weights for tensor in tensors),
-                        sum(tensor.source.bytes for tensor in tensors),
-                        sum(tensor.bytes for tensor in tensors),
-                        _by_weight(tensors),
-                    )
-                )
-        return tuple(totals)
+        return tuple(
+            RoleTotal(
+                role,
+                len(tensors),
+                sum(tensor.source.weights for tensor in tensors),
+                sum(tensor.source.bytes for tensor in tensors),
+                sum(tensor.bytes for tensor in tensors),
+                _by_weight(tensors),
+            )
+            for role in Role
+            if (tensors := [tensor for tensor in self.tensors if tensor.role is role])
+        )
+
+    def fingerprint(self) -> str:
+        """SHA-256 over all that decides the output's bytes.
+
+        Plans with the same fingerprint write the same files, wherever they are carried out by the
+        same version of apex.
+        """
+        decisive = [
+            self.model.digest,
+            self.imatrix.digest if self.imatrix else "",
+            self.is_verbatim,
+            [[file.header_digest, file.bytes] for file in self.files],
+            [
+                [
+                    tensor.name,
+                    tensor.type,
+                    tensor.file,
+                    tensor.offset,
+                    tensor.importance.entry if tensor.importance else "",
+                ]
+                for tensor in self.tensors
+            ],
+        ]
+        return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()
 
     def tensor_type_file(self) -> str:
         """The plan as a tensor-type file with which llama-quantize makes the same types.
@@ -197,26 +256,42 @@ class Plan:
         lines = [
             f"^{re.escape(tensor.name).lower()}$={tensor.wanted.lower()}"
             for tensor in self.tensors
-            if tensor.decided_by in ("tier", "file type", "override")
+            if tensor.decided_by in ("tier", "file type", "override", "mapping")
         ]
         return "\n".join([*lines, ""])
 
     def to_dict(self) -> dict[str, Any]:
-        """The plan as data for JSON: sizes in bytes."""
+        """The plan as data for JSON, sizes in bytes; with sums for reading."""
         return {
-            "model": str(self.model.path),
+            "format": PLAN_FORMAT,
+            "version": PLAN_VERSION,
+            "fingerprint": self.fingerprint(),
+            "model": self.model.location,
+            "source": self.model.to_dict(),
             "architecture": self.model.architecture,
             "tier": self.tier,
             "file_type": self.file_type,
             "imatrix": None if self.imatrix is None else self.imatrix.path,
+            "imatrix_digest": None if self.imatrix is None else self.imatrix.digest,
             "weights": self.weights,
             "source_bytes": self.model.bytes,
             "tensor_bytes": self.tensor_bytes,
             "file_bytes": self.file_bytes,
             "bits_per_weight": self.bits_per_weight,
-            "files": len(self.files),
             "is_verbatim": self.is_verbatim,
+            "is_sizes_only": self.is_sizes_only,
             "notes": list(self.notes),
+            "inputs": list(self.inputs),
+            "files": [
+                {
+                    "keys": [list(key) for key in file.keys],
+                    "alignment": file.alignment,
+                    "header_bytes": file.header_bytes,
+                    "header_digest": file.header_digest,
+                    "bytes": file.bytes,
+                }
+                for file in self.files
+            ],
             "roles": [
                 {
                     "role": total.role.value,
@@ -232,25 +307,30 @@ class Plan:
             "unreached_experts": {
                 name: list(experts) for name, experts in self.unreached_experts.items()
             },
-            "tensors": [
-                {
-                    "name": tensor.name,
-                    "shape": list(tensor.source.shape),
-                    "source_type": tensor.source.type,
-                    "type": tensor.type,
-                    "wanted": tensor.wanted,
-                    "role": tensor.role.value,
-                    "layer": tensor.layer,
-                    "zone": tensor.zone,
-                    "decided_by": tensor.decided_by,
-                    "reason": tensor.reason,
-                    "source_bytes": tensor.source.bytes,
-                    "bytes": tensor.bytes,
-                    "importance": None if tensor.importance is None else tensor.importance.entry,
-                }
-                for tensor in self.tensors
-            ],
+            "tensors": [_tensor_to_dict(tensor) for tensor in self.tensors],
         }
+
+
+def _tensor_to_dict(tensor: PlannedTensor) -> dict[str, Any]:
+    return {
+        "name": tensor.name,
+        "shape": list(tensor.source.shape),
+        "source_type": tensor.source.type,
+        "shard": tensor.source.shard,
+        "type": tensor.type,
+        "wanted": tensor.wanted,
+        "role": tensor.role.value,
+        "layer": tensor.layer,
+        "zone": tensor.zone,
+        "decided_by": tensor.decided_by,
+        "reason": tensor.reason,
+        "source_bytes": tensor.source.bytes,
+        "bytes": tensor.bytes,
+        "file": tensor.file,
+        "offset": tensor.offset,
+        "importance": None if tensor.importance is None else tensor.importance.entry,
+        "unreached": [] if tensor.importance is None else list(tensor.importance.unreached),
+    }
 
 
 def _by_weight(tensors: Iterable[PlannedTensor]) -> tuple[str, ...]:

@@ -1,0 +1,273 @@
+"""The commands, their examples, and what becomes of their errors."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from apex.cli.arguments import as_command
+from apex.cli.output import complain
+from apex.errors import ApexError
+
+__all__ = ["run"]
+
+_EXIT_STATUS = (
+    "Exit status: 0 done, 1 other error, 2 wrong usage, 3 model file, 4 importance matrix, 5 plan, "
+    "6 output, 7 damaged weights, 8 model does not run, 9 GPU, 70 internal error, "
+    "129 hung up, 130 interrupted, 143 terminated."
+)
+
+# Typer's UsageError, which it does not export by itself.
+_WrongUsage: type[Exception] = typer.BadParameter.__bases__[0]
+
+
+@dataclass(frozen=True)
+class _Command:
+    """Where a command's function is, and examples of its use."""
+
+    name: str
+    module: str
+    function: str
+    examples: tuple[str, ...]
+
+    def add_to(self, app: typer.Typer) -> None:
+        function = getattr(import_module(f"apex.cli.{self.module}"), self.function)
+        app.command(name=self.name, epilog=_examples(*self.examples))(as_command(function))
+
+
+_COMMANDS = (
+    _Command(
+        "quantize",
+        "quantizing",
+        "quantize",
+        (
+            "apex quantize model.gguf out.gguf --tier i-quality --imatrix imatrix.gguf",
+            "apex quantize model.gguf out.gguf --tier balanced --tensor-type attn_v=q8_0 --dry-run",
+            "apex quantize model.gguf out.gguf --type Q4_K_M --split-max-size 40G",
+        ),
+    ),
+    _Command(
+        "plan",
+        "planning",
+        "plan",
+        (
+            "apex plan model.gguf",
+            "apex plan model.gguf --tier i-quality --imatrix imatrix.gguf --tensors",
+            "apex plan model.gguf --tier balanced --export types.txt",
+        ),
+    ),
+    _Command(
+        "tiers",
+        "planning",
+        "tiers",
+        ("apex tiers", "apex tiers quality > mine.toml, then --tier mine.toml"),
+    ),
+    _Command(
+        "inspect",
+        "inspecting",
+        "inspect",
+        ("apex inspect model.gguf --tensors", "apex inspect imatrix.gguf"),
+    ),
+    _Command(
+        "verify",
+        "verifying",
+        "verify",
+        ("apex verify out.gguf model.gguf --imatrix imatrix.gguf",),
+    ),
+    _Command(
+        "calibration",
+        "calibrating",
+        "calibration",
+        ("apex calibration", "apex calibration --export texts"),
+    ),
+    _Command(
+        "eval",
+        "evaluating",
+        "evaluate",
+        (
+            "apex eval q4.gguf q6.gguf -r f16.gguf -f wiki.test.raw -o results.json",
+            "apex eval q4.gguf --hellaswag hellaswag_val_full.txt --tasks 400",
+            "apex eval q4.gguf --speed --cache-type-k q8_0 --cache-type-v q8_0",
+            "apex eval -r f16.gguf -f wiki.test.raw --write-base f16.kld, then --base f16.kld",
+        ),
+    ),
+    _Command(
+        "report",
+        "reporting",
+        "report",
+        ("apex report results.json -o report", "apex report a.json b.json -o report"),
+    ),
+    _Command("demo", "trying", "demo", ("apex demo", "apex demo somewhere --tier compact")),
+)
+_IMATRIX = (
+    _Command(
+        "collect",
+        "calibrating",
+        "collect",
+        (
+            "apex imatrix model.gguf",
+            "apex imatrix model.gguf -f chat.txt=2 -f code.txt --built-in -o imatrix.gguf",
+            "apex imatrix model.gguf -f long.txt --until-coverage 0.99",
+        ),
+    ),
+    _Command("merge", "matrices", "merge", ("apex imatrix merge a.gguf b.dat -o both.gguf",)),
+    _Command("show", "matrices", "show", ("apex imatrix show imatrix.gguf --layers",)),
+)
+
+
+def _examples(*lines: str) -> str:
+    return "\n".join(("Examples:", *(f"  {line}" for line in lines)))
+
+
+class _CollectByDefault(typer.core.TyperGroup):
+    """``apex imatrix MODEL`` is ``apex imatrix collect MODEL``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put the name of the default command where none is."""
+        if args and args[0] not in self.commands and args[0] not in ("--help", "-h"):
+            args = ["collect", *args]
+        return super().parse_args(ctx, args)
+
+
+def _make_command(first: str) -> Any:
+    """The command line; with one command alone where the first argument names it.
+
+    The others would only take their time to be imported.
+    """
+    app = typer.Typer(
+        name="apex",
+        epilog=_EXIT_STATUS,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich",
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_root)
+    is_named = first in [*(command.name for command in _COMMANDS), "imatrix"]
+    for command in _COMMANDS:
+        if first == command.name or not is_named:
+            command.add_to(app)
+    if first == "imatrix" or not is_named:
+        app.add_typer(_imatrix())
+    return typer.main.get_command(app)
+
+
+def _imatrix() -> typer.Typer:
+    group = typer.Typer(
+        name="imatrix",
+        cls=_CollectByDefault,
+        help="Make an importance matrix (apex imatrix MODEL), merge some, or show one.",
+        epilog=_examples(
+            "apex imatrix model.gguf",
+            "apex imatrix model.gguf -f chat.txt=2 -f code.txt -o imatrix.gguf "
+            "--until-coverage 0.99",
+            "apex imatrix merge a.gguf b.dat -o both.gguf",
+            "apex imatrix show imatrix.gguf",
+            "apex imatrix collect --help lists the options of the first form",
+        ),
+    )
+    for command in _IMATRIX:
+        command.add_to(group)
+    return group
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from apex import _core
+
+        typer.echo(
+            f"apex {_core.__version__} (llama.cpp {_core.llama_version}, ggml {_core.ggml_version})"
+        )
+        raise typer.Exit
+
+
+def _root(
+    version: bool = typer.Option(
+        False,
+        "--version",
+        help="Show the versions and exit.",
+        callback=_show_version,
+        is_eager=True,
+    ),
+) -> None:
+    """Quantize Mixture-of-Experts GGUF models: a precision for every tensor, llama.cpp's bytes."""
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit status. What stops it from outside passes through."""
+    _prepare_streams()
+    given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    try:
+        # Not through Typer's main, which has its own opinion on interrupts and pipes.
+        command = _make_command(given[0])
+        with command.make_context("apex", given) as context:
+            command.invoke(context)
+        sys.stdout.flush()
+    except typer.Exit as end:
+        return end.exit_code
+    except _WrongUsage as error:
+        return _wrong_usage(error)
+    except ApexError as error:
+        complain(error.message, error.hint)
+        return error.exit_code
+    except BrokenPipeError:
+        _silence_stdout()  # whoever read our output has seen enough
+        return 1
+    except OSError as error:
+        # What a file does is an ApexError by now; this is our own output, or a strange path.
+        _silence_stdout()
+        _show_traceback()
+        where = f"{error.filename}: " if error.filename else ""
+        complain(f"{where}{error.strerror or error}", "check the disk and the paths")
+        return 1
+    except Exception as error:  # a bug: one sentence, and the way to the rest
+        _show_traceback()
+        complain(
+            f"internal error: {type(error).__name__}: {error}",
+            "this is a bug; set APEX_TRACEBACK=1 to see where",
+        )
+        return 70
+    return 0
+
+
+def _wrong_usage(error: Any) -> int:
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context else "apex"
+    message, hint = error.format_message(), f"{path} --help lists what there is"
+    extra = re.search(r"unexpected extra argument.*\((\S+)", message)
+    if extra is not None and path == "apex quantize":  # in the order of llama-quantize
+        hint = f"a file type is an option: --type {extra[1].rstrip(')')}"
+    complain(message, hint)
+    return 2
+
+
+def _prepare_streams() -> None:
+    """Make print work anywhere: without a stdout, and where a character has no encoding."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            null = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - for good
+            setattr(sys, name, null)
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _silence_stdout() -> None:
+    """Keep Python from complaining at exit about output that could not be written."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _show_traceback() -> None:
+    if os.environ.get("APEX_TRACEBACK"):
+        traceback.print_exc()

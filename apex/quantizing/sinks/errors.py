@@ -1,0 +1,98 @@
+"""Measures how far the quantized weights are from what they were, and keeps nothing else."""
+
+from __future__ import annotations
+
+import math
+import threading
+from dataclasses import dataclass
+
+from apex import _core
+from apex.planning import PlannedTensor
+from apex.quantizing.jobs import Job, Target
+from apex.quantizing.slabs import Bytes
+from apex.quantizing.workers import Importances
+from apex.types import TYPES
+
+__all__ = ["ErrorSink", "MeasuredError"]
+
+
+@dataclass
+class MeasuredError:
+    """Sums over the weights of one tensor, in binary64.
+
+    Attributes:
+        squared_error, squares: of the difference from the source, and of the source.
+        weighted_error, weighted_squares: the same, every column times its importance; 0 without.
+    """
+
+    squared_error: float = 0.0
+    squares: float = 0.0
+    weighted_error: float = 0.0
+    weighted_squares: float = 0.0
+
+    @property
+    def rmse(self) -> float:
+        """Relative root mean squared error: 0 is equal, 1 is as far off as zeros would be."""
+        return _root(self.squared_error, self.squares)
+
+    @property
+    def weighted_rmse(self) -> float:
+        """The same with importance; 0 without."""
+        return _root(self.weighted_error, self.weighted_squares)
+
+    def add(self, part: _core.Comparison) -> None:
+        """Add what was found in some rows."""
+        self.squared_error += part.error
+        self.squares += part.reference
+        self.weighted_error += part.weighted_error
+        self.weighted_squares += part.weighted_reference
+
+
+class ErrorSink:
+    """Compares the bytes with the source and discards them; a ``Sink``.
+
+    Attributes:
+        errors: by tensor name; complete after ``commit``. Tensors that are written as they are
+            have no error.
+    """
+
+    def __init__(self, importances: Importances) -> None:
+        self.errors: dict[str, MeasuredError] = {}
+        self._importances = importances
+        self._lock = threading.Lock()
+
+    def open(self) -> None:
+        """Nothing is to be made ready."""
+
+    def write(self, tensor: PlannedTensor, job: Job, source: Bytes, result: Bytes) -> None:
+        """Compare the rows, expert by expert."""
+        if tensor.is_copied or not TYPES[tensor.type].has_dequantizer:
+            with self._lock:
+                self.errors.setdefault(tensor.name, MeasuredError())
+            return
+        values = self._importances.of(job, Target(tensor, 0, ()))
+        before, after = (data.reshape(job.experts, -1) for data in (source, result))
+        for expert in range(job.experts):
+            part = _core.compare(
+                after[expert],
+                tensor.type,
+                before[expert],
+                job.tensor.type,
+                (job.rows, job.tensor.columns),
+                None if values is None else values[expert],
+                1,
+            )
+            with self._lock:
+                self.errors.setdefault(tensor.name, MeasuredError()).add(part)
+
+    def commit(self) -> None:
+        """The errors are complete."""
+
+    def abandon(self) -> None:
+        """Forget them."""
+
+
+def _root(error: float, squares: float) -> float:
+    if error == 0:
+        return 0.0
+    return math.sqrt(error / squares) if squares > 0 else math.inf
