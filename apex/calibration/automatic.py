@@ -48,8 +48,8 @@ def path_beside(model: ModelFile) -> Path:
 def matrix_beside(model: ModelFile, options: CollectOptions | None = None) -> Beside:
     """Whether the importance matrix beside a model can be used for it.
 
-    options: those it must have been made with; None where any will do. One that ``calibrate_beside`` made
-    of other weights, or with other options than these, is to be made again.
+    options: those it must have been made with; None where any will do. One that
+    ``calibrate_beside`` made of other weights, or with other options, is to be made again.
     Raises ImatrixError where something else is there that cannot be used.
     """
     path = path_beside(model)

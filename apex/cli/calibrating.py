@@ -202,9 +202,9 @@ def planned_matrix(
 def usable_matrix(
     model: ModelFile, options: CollectOptions | None, printer: Printer
 ) -> Path | None:
-    """The importance matrix beside a model, if it can be used; says what it is. Raises ImatrixError.
+    """The importance matrix beside a model, if it can be used; says what it is.
 
-    options: those it should have been made with; None where any will do.
+    options: those it must have been made with; None where any will do. Raises ImatrixError.
     """
     from apex.calibration.automatic import matrix_beside
 
