@@ -8,7 +8,6 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ from apex.calibration import documents
 from apex.calibration.checkpoint import Checkpoint, checkpoint_path
 from apex.calibration.coverage import Coverage, coverage_of
 from apex.calibration.documents import Text, mixed
+from apex.calibration.estimate import estimated_seconds
 from apex.calibration.identity import model_digest
 from apex.calibration.matrix import ImportanceAccumulator
 from apex.calibration.options import CalibrationProgress, CalibrationResult, CollectOptions
@@ -48,9 +48,6 @@ NOTES = {
 }
 
 Report = Callable[[CalibrationProgress], None]
-
-# An estimate runs two micro-batches more, which is too much for fewer chunks.
-_FEWEST_TO_ESTIMATE = 64
 
 
 def calibrate(
@@ -197,7 +194,9 @@ class _Run:
         begin = time.monotonic()
         try:
             if report is not None:
-                report(self._progress(0.0, self._estimate()))
+                chunks = self.chunks[self.done :]
+                left = estimated_seconds(self.file, self.model, chunks, self.options.run)
+                report(self._progress(0.0, left))
             coverage = self._collect(report)
             self._write(legacy, notes)
         except BaseException:  # an interrupt too; what was collected is not lost
@@ -231,29 +230,6 @@ class _Run:
         return CalibrationProgress(
             self.done, len(self.chunks), self.checkpoint.saved, speed, seconds_left, coverage
         )
-
-    def _estimate(self) -> float | None:
-        """Seconds for the chunks that are left: those of one batch, run twice and forgotten.
-
-        The first time brings the weights into memory. With a head, or while squares are summed,
-        everything takes a tenth longer.
-        """
-        left = len(self.chunks) - self.done
-        if left < _FEWEST_TO_ESTIMATE:
-            return None
-        run = self.options.run
-        tokens = self.chunks[self.done][: run.micro_batch_size]
-        positions = np.arange(len(tokens), dtype=np.int32)
-        where = (tokens, positions, np.zeros_like(positions), positions == len(tokens) - 1)
-        context = make_context(self.file, self.model, replace(run, batch_size=len(tokens)))
-        seconds = 0.0
-        with running(self.file.path):
-            for _ in range(2):
-                context.clear()
-                begin = time.monotonic()
-                context.decode(*where)
-                seconds = time.monotonic() - begin
-        return 1.1 * seconds / len(tokens) * left * run.context_length
 
     def _groups(self) -> Iterator[int]:
         """Run the chunks that are left; yields after each group how many are done."""

@@ -19,8 +19,8 @@ class CollectOptions:
 
     Attributes:
         run: how the model is run.
-        chunks: at most so many chunks; None for all that the texts have.
-        skip_chunks: so many chunks of each text are left out at its start.
+        chunks: how many to run at most; None for all that the texts have.
+        skip_chunks: how many to leave out at the start of each text.
         output_matrix: the output matrix too, as llama-imatrix --process-output.
         mtp: the multi-token-prediction heads too, where the model has some.
         until_coverage: stop when this share of all routed experts has seen ``min_tokens`` tokens.

@@ -224,7 +224,7 @@ def showing_calibration(printer: Printer) -> Iterator[Callable[[CalibrationProgr
 
     def leaves() -> str:
         if not saved:
-            return "no chunk was finished, and nothing was left behind"
+            return "no chunk was finished, so nothing was saved"
         chunks = f"{saved} chunks are" if saved > 1 else "1 chunk is"
         return f"{chunks} saved, and the same command goes on from there"
 

@@ -27,7 +27,7 @@ class EvalOptions:
     Attributes:
         run: how the models are run.
         text: for perplexity and divergence.
-        chunks: at most so many chunks of the text.
+        chunks: how many chunks of the text to run at most.
         tasks: (kind, file, number or None) of HellaSwag, Winogrande or multiple choice.
         speed: None to leave it out.
         mtp: run the multi-token-prediction head too.

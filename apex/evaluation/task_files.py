@@ -82,7 +82,7 @@ def load_tasks(kind: str, path: str | os.PathLike[str], wanted: int | None = Non
     else:
         raise UsageError(f"There are no tasks of kind {kind!r}.", f"choose from {', '.join(KINDS)}")
     if not choices:
-        raise UsageError(f"{file} holds no {kind} tasks.", "is it the right file?")
+        raise UsageError(f"{file} does not hold {kind} tasks.", "is it the right file?")
     return Tasks(kind, file, tuple(choices), count, unreadable)
 
 
@@ -151,7 +151,7 @@ def _places(file: Path, data: bytes) -> tuple[int, list[int]]:
         relative = struct.unpack_from(f"<{count}I", data, 4)
     except (struct.error, ValueError):
         raise UsageError(
-            f"{file} holds no multiple-choice tasks.",
+            f"{file} does not hold multiple-choice tasks.",
             "give a binary file as llama-perplexity --multiple-choice takes it",
         ) from None
     return count, list(relative)

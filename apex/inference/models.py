@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import TypedDict
 
 from apex import _core
-from apex.errors import DataError, RunError
+from apex.errors import RunError
+from apex.inference.failures import running
 from apex.inference.memory import check_gpu_memory, check_memory
 from apex.inference.options import RunOptions
 from apex.sources import ModelFile, open_model
 
-__all__ = ["load_model", "make_context", "running"]
+__all__ = ["load_model", "make_context"]
 
 
 class _Sizes(TypedDict):
@@ -28,21 +26,6 @@ class _Sizes(TypedDict):
     cache_type_v: str
     unified_cache: bool
     mtp: bool
-
-
-@contextmanager
-def running(path: Path) -> Iterator[None]:
-    """Turn what goes wrong inside libllama into RunError or DataError about the file."""
-    try:
-        yield
-    except _core.ModelError as error:
-        raise RunError(
-            f"{path}: {error}.", "is it a complete language model that llama.cpp knows?"
-        ) from None
-    except _core.NonFiniteError as error:
-        raise DataError(
-            f"{path}: {error}.", "the model is damaged, or its activations overflow"
-        ) from None
 
 
 def load_model(
@@ -89,7 +72,15 @@ def make_context(
     collect: _core.Accumulator | None = None,
     collect_output: bool = False,
 ) -> _core.Context:
-    """A context for so many chunks side by side. Raises RunError where the memory is too small."""
+    """What a model needs to run chunks side by side.
+
+    sequences: how many; None for as many as a batch holds.
+    unified_cache: one cache for all, so that they can share tokens.
+    mtp: for the multi-token-prediction head instead of the trunk.
+    collect: where squared activations are summed; then there are no logits.
+    collect_output: the inputs of the output matrix too.
+    Raises RunError where the memory is too small.
+    """
     sequences = sequences or options.sequences
     length = sequences * options.context_length
     sizes: _Sizes = {

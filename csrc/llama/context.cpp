@@ -3,12 +3,14 @@
 #include <llama-ext.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <fstream>
-#include <map>
+#include <limits>
 #include <stdexcept>
-#include <thread>
 #include <utility>
+
+#ifdef __linux__
+#include <unistd.h>
+#endif
 
 #include "devices.h"
 #include "guarded.h"
@@ -20,19 +22,17 @@ namespace {
 constexpr const char * CANNOT_RUN = "libllama cannot run the model";
 constexpr int ABORTED = 2;  // of llama_process
 
-// How many processors are used by others at this moment: tasks that run, without the calling one.
-// Our own threads sleep between batches.
-int busy_processors() {
-    int others = 0;
+// How many processors nobody else uses at this moment; our own threads sleep between two batches.
+int idle_processors() {
 #ifdef __linux__
     std::ifstream loads("/proc/loadavg");
     std::string minutes;
-    int running = 0;
-    if (loads >> minutes >> minutes >> minutes >> running) {
-        others = std::max(running - 1, 0);
+    int running = 0;  // tasks that run or wait for a processor, this one among them
+    if (loads >> minutes >> minutes >> minutes >> running && running > 0) {
+        return static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN)) - (running - 1);
     }
 #endif
-    return others;
+    return std::numeric_limits<int>::max();  // not known
 }
 
 }  // namespace
@@ -40,7 +40,6 @@ int busy_processors() {
 // Without a pool, ggml would start threads anew for every part of a graph.
 Threads::Threads(int threads) : count(threads) {
     ggml_threadpool_params params = ggml_threadpool_params_default(count);
-    params.poll = std::getenv("APEX_POLL") ? std::atoi(std::getenv("APEX_POLL")) : 0;
     pool = ggml_threadpool_new(&params);
     if (pool == nullptr) {
         throw ModelError("libllama cannot start " + std::to_string(count) + " threads");
@@ -122,10 +121,9 @@ void Context::choose_threads() {
     if (!options_.yields) {
         return;
     }
-    const int busy = busy_processors();
-    const int steadily = std::min(busy, std::exchange(busy_, busy));  // not a moment's
-    const auto processors = static_cast<int>(std::thread::hardware_concurrency());
-    use_threads(std::clamp(processors - steadily, 1, options_.threads));
+    const int idle = idle_processors();
+    const int before = std::exchange(idle_, idle);
+    use_threads(std::clamp(std::max(idle, before), 1, options_.threads));  // not for one moment
 }
 
 void Context::use_threads(int count) {
@@ -207,9 +205,9 @@ void Context::process(const Batch & batch, const std::vector<const float *> * hi
             throw failure(scope, CANNOT_RUN);
         }
         llama_synchronize(context_.get());
-        if (collector_ == nullptr && rows_ > 0) {
-            ggml_threadpool_pause(threads_->pool);  // whoever reads the logits needs the processors
-        }
+        // Within a batch ggml's threads spin for the next operation. After it, whoever reads the
+        // logits needs the processors, and so may other processes.
+        ggml_threadpool_pause(threads_->pool);
         logits_ = collector_ == nullptr ? llama_get_logits(context_.get()) : nullptr;
     });
 }

@@ -87,7 +87,7 @@ class Context {
 
     // Runs the MTP heads over the batch that the trunk has just run: every token with the trunk's
     // hidden state of the token before it, zeros before the first. Returns how many matrix
-    // products were collected; none means that libllama cannot run these heads.
+    // products were collected; 0 means that libllama cannot run these heads.
     int64_t decode_mtp(const Batch & batch, Context & trunk);
 
     // Makes the trunk keep its hidden states for decode_mtp.
@@ -116,7 +116,7 @@ class Context {
     llama_batch_ext_ptr batch_;
     std::shared_ptr<Threads> threads_;
     std::map<int, std::shared_ptr<Threads>> known_threads_;  // ggml remembers the one before
-    int busy_ = 0;  // processors that others used when the last batch began
+    int idle_ = 0;  // processors, when the last batch began
     const float * logits_ = nullptr;
     int64_t rows_ = 0;
     std::vector<std::vector<float>> last_hidden_;  // per sequence, for a text cut into batches
