@@ -41,6 +41,21 @@ class Coverage:
         """The covered experts' share of all."""
         return self.covered / self.experts
 
+    @property
+    def sentence(self) -> str:
+        """In words, without a full stop."""
+        left_out = self.experts - self.reached
+        if left_out == 0:
+            rest = "every expert was reached"
+        elif left_out == 1:
+            rest = "1 was reached by no token and would be quantized without importance"
+        else:
+            rest = f"{left_out} were reached by no token and would be quantized without importance"
+        return (
+            f"{100 * self.share:.2f} % of the {self.experts} experts have seen {self.min_tokens} "
+            f"tokens or more (median {self.median:.0f}, fewest {self.fewest}); {rest}"
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         return {

@@ -14,7 +14,7 @@ from apex.files import ImportanceEntry, ImportanceMatrix
 __all__ = ["LayerStatistics", "TensorStatistics", "layer_statistics", "tensor_statistics"]
 
 _LAYER = re.compile(r"blk\.(\d+)\.")
-# As there: a mean square below this counts as not active.
+# As in llama-imatrix, a column whose mean square is below this does not count as active.
 _INACTIVE = 1e-5
 
 
@@ -59,7 +59,7 @@ class TensorStatistics:
 
 @dataclass(frozen=True)
 class LayerStatistics:
-    """Averages over a layer's tensors, weighted by their numbers of values."""
+    """Averages over a layer's tensors, weighted by how many values each has."""
 
     layer: int
     total: float

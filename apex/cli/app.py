@@ -121,7 +121,15 @@ _IMATRIX = (
         ),
     ),
     _Command("merge", "matrices", "merge", ("apex imatrix merge a.gguf b.dat -o both.gguf",)),
-    _Command("show", "matrices", "show", ("apex imatrix show imatrix.gguf --layers",)),
+    _Command(
+        "show",
+        "showing",
+        "show",
+        (
+            "apex imatrix show imatrix.gguf --model model.gguf",
+            "apex imatrix show imatrix.gguf --layers",
+        ),
+    ),
 )
 
 

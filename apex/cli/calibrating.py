@@ -12,10 +12,11 @@ import typer
 
 from apex.cli import output
 from apex.cli.arguments import FILES, JsonArgument, ModelArgument, OverwriteArgument, QuietArgument
-from apex.cli.matrices import FormatArgument, print_coverage
+from apex.cli.matrices import FormatArgument
 from apex.cli.output import Printer, Table
 from apex.cli.progress import showing_stages
 from apex.cli.running import RunArguments
+from apex.cli.showing import print_unreached
 from apex.cli.stopping import ending
 
 if TYPE_CHECKING:
@@ -257,7 +258,8 @@ def print_calibration(result: CalibrationResult, printer: Printer) -> None:
     for text in result.notes:
         printer.note(text)
     if result.coverage is not None:
-        print_coverage(result.coverage, printer)
+        printer.paragraph(f"{result.coverage.sentence}.")
+        print_unreached(result.coverage, printer)
     speed = (result.tokens - result.resumed_chunks * result.tokens // result.chunks) / max(
         result.seconds, 1e-9
     )

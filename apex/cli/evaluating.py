@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json as json_format
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,13 +11,14 @@ import typer
 
 from apex.cli import output
 from apex.cli.arguments import FILES, JsonArgument, OverwriteArgument, QuietArgument
-from apex.cli.output import Printer, Table
+from apex.cli.measurements import print_results
+from apex.cli.output import Printer
 from apex.cli.progress import showing_stages
 from apex.cli.running import RunArguments
 from apex.cli.stopping import STOPS, Stopped
 
 if TYPE_CHECKING:
-    from apex.evaluation import EvalProgress, Evaluator, Measured, ModelResult
+    from apex.evaluation import EvalProgress, Evaluator
 
 __all__ = ["evaluate"]
 
@@ -200,7 +200,9 @@ def evaluate(given: EvaluateArguments) -> None:
     if given.out is not None:
         _write(given.out, evaluator.to_dict())
     printer.data(evaluator.to_dict)
-    _print(evaluator, given.out, printer)
+    print_results(evaluator, printer)
+    if given.out is not None:
+        printer.line(f"wrote {given.out}")
     if stop is not None:
         raise Stopped(stop, "the numbers are of what was done until then")
 
@@ -220,106 +222,3 @@ def _write(path: Path, data: dict[str, Any]) -> None:
         text = json_format.dumps(output.finite(data), indent=1, allow_nan=False)
         files.files[0].write(text.encode() + b"\n")
         files.commit()
-
-
-def _print(evaluator: Evaluator, out: Path | None, printer: Printer) -> None:
-    results = evaluator.results
-    if any(result.perplexity for result in results):
-        _print_text(evaluator, printer)
-    if any(result.mtp_agreement for result in results):
-        _print_mtp(results, printer)
-    if any(result.tasks for result in results):
-        _print_tasks(results, printer)
-    if any(result.speed for result in results):
-        _print_speed(results, printer)
-    for text in evaluator.notes:
-        printer.note(text)
-    for result in results:
-        if result.errors is not None:
-            for text in result.errors.notes:
-                printer.note(f"{result.name}: {text}")
-    from apex.inference import peak_memory
-
-    printer.line(f"{evaluator.seconds:.1f} s, peak memory {output.size(peak_memory())}")
-    if out is not None:
-        printer.line(f"wrote {out}")
-
-
-def _pair(value: Measured, digits: int, factor: float = 1.0) -> str:
-    return f"{factor * value.value:.{digits}f} ± {factor * value.error:.{digits}f}"
-
-
-def _print_text(evaluator: Evaluator, printer: Printer) -> None:
-    has_kl = any(result.divergence for result in evaluator.results)
-    kl = ("KL mean", "median", "99.9 %", "max", "same top %", "Δp RMS %") if has_kl else ()
-    numbers = ("size", "bpw", "PPL", *kl)
-    table = Table(f"Over {evaluator.chunks} chunks of the text", ("model", *numbers), numbers)
-    for result in evaluator.results:
-        cells = [_name(result), *_size(result)]
-        cells.append("" if result.perplexity is None else _pair(result.perplexity.ppl, 4))
-        divergence = result.divergence
-        if has_kl and divergence is not None:
-            at = divergence.kl_percentiles
-            cells += [
-                _pair(divergence.kl, 6),
-                f"{at['median']:.6f}",
-                f"{at['p99.9']:.4f}",
-                f"{at['maximum']:.4f}",
-                _pair(divergence.same_top, 3, 100),
-                _pair(divergence.dp_rms, 3, 100),
-            ]
-        table.add(*cells, *([""] * (1 + len(numbers) - len(cells))))
-    printer.table(table)
-
-
-def _print_mtp(results: list[ModelResult], printer: Printer) -> None:
-    numbers = ("agrees with the trunk %", "PPL of the head")
-    table = Table("Multi-token-prediction head", ("model", *numbers), numbers)
-    for result in results:
-        if result.mtp_agreement is not None and result.mtp_perplexity is not None:
-            table.add(
-                _name(result),
-                _pair(result.mtp_agreement, 3, 100),
-                _pair(result.mtp_perplexity.ppl, 4),
-            )
-    printer.table(table)
-
-
-def _print_tasks(results: list[ModelResult], printer: Printer) -> None:
-    numbers = ("tasks", "accuracy %", "95 % interval", "guessing %")
-    table = Table("Tasks", ("model", "task", *numbers), numbers)
-    for result in results:
-        for task in result.tasks:
-            low, high = task.interval
-            table.add(
-                _name(result),
-                f"{task.kind} ({task.name})",
-                task.tasks,
-                f"{100 * task.accuracy:.4f} ± {100 * task.error:.4f}",
-                f"{100 * low:.2f} to {100 * high:.2f}",
-                f"{100 * task.chance:.2f}",
-            )
-    printer.table(table)
-
-
-def _print_speed(results: list[ModelResult], printer: Printer) -> None:
-    measured = [result.speed for result in results if result.speed is not None]
-    prompt, generated = measured[0].prompt_tokens, measured[0].generated_tokens
-    numbers = ("size", "bpw", f"pp{prompt}", f"tg{generated}")
-    table = Table("Speed, tokens per second", ("model", *numbers), numbers)
-    for result in results:
-        if result.speed is not None:
-            speed = result.speed
-            table.add(
-                _name(result), *_size(result), _pair(speed.prompt, 2), _pair(speed.generation, 2)
-            )
-    printer.table(table)
-
-
-def _size(result: ModelResult) -> Iterator[str]:
-    yield output.size(result.file_bytes)
-    yield f"{8 * result.file.bytes / max(result.file.weights, 1):.3f}"
-
-
-def _name(result: ModelResult) -> str:
-    return result.name + (" (reference)" if result.is_reference else "")

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json as json_format
 import math
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TextIO
+
+from apex.cli.layout import fold, lay_out
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,11 +36,21 @@ _WIDE = 10_000
 
 @dataclass
 class Table:
-    """Rows of text under a heading; the columns in ``numbers`` are aligned to the right."""
+    """Rows of text under a heading.
+
+    Attributes:
+        heading: printed above; may be empty.
+        columns: their names.
+        numbers: those that are aligned to the right and never broken.
+        names: how many columns at the left say what a row is about.
+        rows: as ``add`` puts them there.
+        has_total: whether the last row sums up the others.
+    """
 
     heading: str
     columns: Sequence[str]
     numbers: Iterable[str] = ()
+    names: int = 1
     rows: list[tuple[str, ...]] = field(default_factory=list)
     has_total: bool = False
 
@@ -72,13 +85,28 @@ class Printer:
         if not (self.quiet or self.json):
             sys.stdout.write(printable(text) + "\n")
 
+    def paragraph(self, text: str) -> None:
+        """Sentences on stdout; a terminal's lines are broken between words."""
+        for line in _sentence(text, _width(sys.stdout)):
+            self.line(line)
+
     def table(self, table: Table) -> None:
         """A table and an empty line, on stdout."""
-        if not (self.quiet or self.json):
-            if sys.stdout.isatty():
-                _print_on_terminal(table)
-            else:
-                sys.stdout.write(_plain(table))
+        if self.quiet or self.json:
+            return
+        emphasized = _bold if is_terminal(sys.stdout) else str
+        width = _width(sys.stdout)
+        for line in _sentence(table.heading, width) if table.heading else ():
+            self._write(emphasized(line))
+        rows = [tuple(table.columns), *table.rows]
+        numbers = [column in table.numbers for column in table.columns]
+        total = len(rows) - 1 if table.has_total else 0
+        for row, line in lay_out(rows, numbers, width, names=table.names):
+            self._write(emphasized(line) if row in (0, total) else line)
+        self._write("")
+
+    def _write(self, line: str) -> None:
+        sys.stdout.write(line + "\n")
 
     def say(self, text: str) -> None:
         """A line on stderr."""
@@ -127,50 +155,31 @@ def _console(stream: TextIO) -> Console:
     )
 
 
-def _print_on_terminal(table: Table) -> None:
-    from rich.table import Table as RichTable
-
-    console = _console(sys.stdout)
-    if table.heading:
-        console.print(printable(table.heading), style="bold")
-    result = RichTable(box=None, pad_edge=False)
-    for column in table.columns:
-        is_number = column in table.numbers
-        result.add_column(
-            column,
-            justify="right" if is_number else "left",
-            no_wrap=is_number,
-            overflow="fold",
-            header_style="bold",
-        )
-    for index, row in enumerate(table.rows):
-        is_total = table.has_total and index == len(table.rows) - 1
-        result.add_row(*row, style="bold" if is_total else None)
-    console.print(result)
-    console.print()
+def _bold(text: str) -> str:
+    return f"\x1b[1m{text}\x1b[0m"
 
 
-def _plain(table: Table) -> str:
-    """The table's lines, each as long as its cells are."""
-    lines = [tuple(table.columns), *table.rows]
-    widths = [max(len(line[index]) for line in lines) for index in range(len(table.columns))]
-    text = [printable(table.heading)] if table.heading else []
-    for line in lines:
-        cells = (
-            cell.rjust(width) if column in table.numbers else cell.ljust(width)
-            for cell, column, width in zip(line, table.columns, widths, strict=True)
-        )
-        text.append("  ".join(cells).rstrip())
-    return "\n".join(text) + "\n\n"
+def _width(stream: TextIO) -> int | None:
+    """Columns of the terminal; None where there is none, for a pipe and a file have no width."""
+    return shutil.get_terminal_size().columns if stream.isatty() else None
+
+
+def _sentence(text: str, width: int | None) -> list[str]:
+    """In lines for a terminal, and in one for everything else."""
+    return [printable(text)] if width is None else fold(printable(text), width)
 
 
 def printable(text: str) -> str:
     """The text with control characters escaped: a file cannot steer the terminal."""
-    if text.isprintable():
-        return text
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
-    )
+    return text if text.isprintable() else "".join(map(_escaped, text))
+
+
+def _escaped(char: str) -> str:
+    if char.isprintable():
+        return char
+    if "\udc80" <= char <= "\udcff":  # how Python reads a byte of a name that is not UTF-8
+        return f"\\x{ord(char) - 0xDC00:02x}"
+    return char.encode("unicode_escape").decode()
 
 
 def finite(data: Any) -> Any:

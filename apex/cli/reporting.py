@@ -28,11 +28,11 @@ class ReportArguments(QuietArgument, OverwriteArgument):
 
 
 def report(given: ReportArguments) -> None:
-    """Make plots (PNG) and one self-contained HTML page of results."""
+    """Make a report of results: one self-contained page (HTML), Markdown, CSV and plots (PNG)."""
     from apex.reporting import report as make
 
     printer = Printer(quiet=given.quiet)
-    with ending("some of the plots may be there already"):
+    with ending("nothing was left behind"):
         paths = make(given.results, given.out, overwrite=given.overwrite)
     for path in paths:
         printer.line(f"wrote {path}")

@@ -10,9 +10,10 @@ extension. ``choose`` is the whole policy in one call::
 from __future__ import annotations
 
 from apex.policy.choose import Choice, choose
-from apex.policy.recipe import Recipe, is_tier, load_recipe, recipe_text, tiers
+from apex.policy.recipe import Recipe, is_tier, load_recipe, tiers
 from apex.policy.roles import Layout, Role, layer_of, role_of
 from apex.policy.tensor_types import TensorTypeRule, parse_tensor_type, parse_tensor_type_file
+from apex.policy.text import recipe_text
 
 __all__ = [
     "Choice",

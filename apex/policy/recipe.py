@@ -28,7 +28,7 @@ else:
 
     import tomli as tomllib
 
-__all__ = ["Recipe", "is_tier", "load_recipe", "recipe_text", "tiers"]
+__all__ = ["Recipe", "is_tier", "load_recipe", "tiers"]
 
 
 @dataclass(frozen=True)
@@ -117,15 +117,6 @@ def is_tier(name_or_path: str | os.PathLike[str]) -> bool:
     """Whether ``load_recipe`` takes this as the name of a tier, not as that of a file."""
     name = os.fspath(name_or_path).lower().removeprefix("i-")
     return isinstance(name_or_path, str) and name in (*_WITH_OR_WITHOUT, *_ALWAYS_WITH)
-
-
-def recipe_text(name: str) -> str:
-    """The TOML of a tier, to start a recipe from. Raises UsageError if there is no such tier."""
-    tier = load_recipe(name.lower())
-    text = _tier_file(tier.name).read_text(encoding="utf-8")
-    if tier.importance == "required":
-        text = text.replace('importance = "none"', 'importance = "required"')
-    return text
 
 
 def _tier_file(name: str) -> Traversable:

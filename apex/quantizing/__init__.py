@@ -6,7 +6,7 @@ jobs (rows and what they become) go through slabs from a source to workers and o
 
 from __future__ import annotations
 
-from apex.quantizing.outputs import check_plan_outputs, output_paths
+from apex.quantizing.outputs import check_plan_outputs, is_done, output_name, output_paths
 from apex.quantizing.result import DeviceUse, Progress, QuantizeResult, Timings
 from apex.quantizing.run import measure_errors, quantize, quantize_all
 from apex.quantizing.settings import DEFAULT_MAX_MEMORY, RunSettings
@@ -26,7 +26,9 @@ __all__ = [
     "Timings",
     "Worker",
     "check_plan_outputs",
+    "is_done",
     "measure_errors",
+    "output_name",
     "output_paths",
     "quantize",
     "quantize_all",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +11,10 @@ from apex.files import check_output
 from apex.planning import Plan
 from apex.sources import shard_path
 
-__all__ = ["check_plan_outputs", "output_paths"]
+__all__ = ["check_plan_outputs", "is_done", "output_name", "output_paths"]
+
+# The encoding of the source at the end of its name, and the number of a shard.
+_ENCODING = re.compile(r"([-.](f32|f16|bf16|q8_0))?(-\d{5}-of-\d{5})?$", re.IGNORECASE)
 
 
 def output_paths(plan: Plan, output: Path) -> tuple[Path, ...]:
@@ -35,3 +40,37 @@ def check_plan_outputs(
         size=sum(plan.file_bytes for plan in plans),
     )
     return paths
+
+
+def output_name(plan: Plan) -> str:
+    """How a plan's file is called beside others: MODEL-APEX-I-Quality.gguf, MODEL-Q4_K_M.gguf.
+
+    The encoding comes last, as GGUF's naming convention has it, in place of that of the source;
+    tiers are called as the published APEX files are.
+    """
+    stem = _ENCODING.sub("", plan.model.name.removesuffix(".gguf"))
+    if plan.tier is None:
+        return f"{stem}-{plan.file_type}.gguf"
+    words = "-".join(word[:1].upper() + word[1:] for word in plan.tier.split("-"))
+    return f"{stem}-APEX-{words}.gguf"
+
+
+def is_done(plan: Plan, output: Path) -> bool:
+    """Whether the plan's files are there already.
+
+    They are of the planned sizes, with the planned headers, and not older than what they are made
+    from. Files get their names only when they are whole, so such files were finished.
+    """
+    for file, path in zip(plan.files, output_paths(plan, output), strict=True):
+        try:
+            state = path.stat()
+            newest = max((Path(name).stat().st_mtime_ns for name in plan.inputs), default=0)
+            if state.st_size != file.bytes or state.st_mtime_ns < newest:
+                return False
+            with path.open("rb") as opened:
+                header = opened.read(file.header_bytes)
+        except OSError:
+            return False
+        if hashlib.sha256(header).hexdigest() != file.header_digest:
+            return False
+    return True

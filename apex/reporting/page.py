@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
-from typing import Any
 
-from apex.reporting.plots import Plot
-from apex.reporting.results import Record, Results
+from apex.reporting.drawing import Plot
+from apex.reporting.results import Results
+from apex.reporting.tables import Cell, Row, Section, Table
 
-__all__ = ["render_page"]
+__all__ = ["WORDS", "render_page"]
 
+# A table fits a window of 700 pixels: names break anywhere, errors go below their numbers.
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; background: #fff;
-       max-width: 80rem; margin: 2rem auto; padding: 0 1rem; }
+       max-width: 64rem; margin: 2rem auto; padding: 0 1rem; overflow-wrap: anywhere; }
 h1, h2 { line-height: 1.2; } h2 { margin-top: 2.5rem; border-bottom: 1px solid #ccc; }
+h1 { font-size: 1.6rem; } h3 { margin-bottom: .3rem; }
 .wide { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: 1rem 0; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: .5rem 0 1.5rem;
+        overflow-wrap: normal; }
 th, td { padding: .3rem .6rem; border-bottom: 1px solid #ddd; text-align: right;
-         white-space: nowrap; }
-th { background: #f4f4f4; } th:first-child, td:first-child { text-align: left; }
+         vertical-align: top; }
+td, .error { white-space: nowrap; } .error { color: #666; font-size: .85em; }
+th { background: #f4f4f4; vertical-align: bottom; }
+td:has(.error) { white-space: normal; }
+th:first-child, td:first-child { text-align: left; white-space: normal; overflow-wrap: anywhere;
+                                 min-width: 9rem; }
 tr.reference td { color: #555; font-style: italic; }
 figure { margin: 1.5rem 0; } img { max-width: 100%; height: auto; }
 figcaption, .caption { color: #555; max-width: 48rem; }
@@ -29,12 +36,12 @@ dt { font-weight: 600; } dd { margin: 0 0 .5rem 1rem; }
 """
 
 # What the words mean, for a reader who sees them for the first time.
-_WORDS = (
+WORDS = (
     (
         "KL divergence",
         "how far a model's distribution over the next token is from the reference's, in nats; 0 "
-        "is the same. The mean is over all scored positions of the text; 99.9 % and maximum are "
-        "the worst places.",
+        "means that they are the same. The mean is over all scored positions of the text; at one "
+        "position in a thousand it is above the column 99.9 %; the maximum is the worst position.",
     ),
     ("perplexity (PPL)", "how surprised a model is by the text; lower is better."),
     ("same top", "how often both models find the same token the most likely."),
@@ -47,139 +54,64 @@ _WORDS = (
 )
 
 
-def render_page(results: Results, plots: Sequence[Plot]) -> str:
+def render_page(
+    title: str, summary: str, results: Results, parts: Sequence[Section], plots: Sequence[Plot]
+) -> str:
     """The page as text."""
-    records = results.records
-    parts = [
-        "<h1>Evaluation</h1>",
-        f'<p class="caption">{escape(_summary(results))}</p>',
+    lines = [
+        f"<h1>{escape(title)}</h1>",
+        f'<p class="caption">{escape(summary)}</p>',
         *(f'<p class="note">{escape(note)}</p>' for note in results.notes),
-        "<h2>Quality</h2>" if any(r.perplexity or r.divergence for r in records) else "",
-        _quality(records),
-        _mtp(records),
-        "<h2>Tasks</h2>" if any(r.tasks for r in records) else "",
-        _tasks(records),
-        "<h2>Speed</h2>" if any(r.speed for r in records) else "",
-        _speed(records),
+        *map(_section, parts),
         "<h2>Plots</h2>" if plots else "",
         *map(_figure, plots),
         "<h2>What the words mean</h2><dl>",
-        *(f"<dt>{escape(word)}</dt><dd>{escape(meaning)}</dd>" for word, meaning in _WORDS),
+        *(f"<dt>{escape(word)}</dt><dd>{escape(meaning)}</dd>" for word, meaning in WORDS),
         "</dl><h2>How it was measured</h2>",
         *map(_source, results.sources),
     ]
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>Evaluation</title><style>{_STYLE}</style></head><body>\n"
-        + "\n".join(part for part in parts if part)
+        f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>\n"
+        + "\n".join(line for line in lines if line)
         + "\n</body></html>\n"
     )
 
 
-def _summary(results: Results) -> str:
-    names = [record.label for record in results.records if not record.is_reference]
-    reference = next((r.label for r in results.records if r.is_reference), None)
-    text = f"{len(names)} model{'s' if len(names) != 1 else ''}"
-    if reference is not None:
-        text += f", compared with {reference}"
-    texts = {
-        data["settings"].get("text") or data["settings"].get("base") for _, data in results.sources
-    }
-    read = sorted(name for name in texts if name)
-    return text + (f"; text: {', '.join(read)}." if read else ".")
-
-
-def _table(head: Sequence[str], rows: Iterable[tuple[Record, Sequence[str]]]) -> str:
-    lines = [f"<tr>{''.join(f'<th>{escape(cell)}</th>' for cell in head)}</tr>"]
-    for record, cells in rows:
-        name = record.label + (" (reference)" if record.is_reference else "")
-        kind = ' class="reference"' if record.is_reference else ""
-        body = "".join(f"<td>{escape(cell)}</td>" for cell in (name, *cells))
-        lines.append(f"<tr{kind}>{body}</tr>")
-    return f'<div class="wide"><table>{"".join(lines)}</table></div>' if len(lines) > 1 else ""
-
-
-def _pair(value: dict[str, Any] | None, digits: int, factor: float = 1.0) -> str:
-    if value is None:
-        return ""
-    return f"{factor * value['value']:.{digits}f} ± {factor * value['error']:.{digits}f}"
-
-
-def _size(record: Record) -> tuple[str, str]:
-    size = f"{record.bytes / 2**30:.2f} GiB"
-    if record.bytes < 2**30:
-        size = f"{record.bytes / 2**20:.1f} MiB"
-    return size, f"{record.bits_per_weight:.3f}"
-
-
-def _quality(records: Sequence[Record]) -> str:
-    rows = []
-    for record in records:
-        if not (record.perplexity or record.divergence):
-            continue
-        kl = (record.divergence or {}).get("kl")
-        cells = [*_size(record), _pair(record.perplexity, 4)]
-        if kl is not None and record.divergence is not None:
-            cells += [
-                _pair(kl, 6),
-                f"{kl['median']:.6f}",
-                f"{kl['p99.9']:.4f}",
-                f"{kl['maximum']:.4f}",
-                _pair(record.divergence["same_top"], 2, 100),
-                _pair(record.divergence["dp_rms"], 3, 100),
-            ]
-        rows.append((record, [*cells, *([""] * (9 - len(cells)))]))
-    head = ("model", "size", "bpw", "PPL", "KL mean", "KL median", "KL 99.9 %", "KL max")
-    return _table((*head, "same top, %", "Δp RMS, %"), rows)
-
-
-def _mtp(records: Sequence[Record]) -> str:
-    rows = [
-        (record, (_pair(record.mtp_agreement, 3, 100), _pair(record.mtp_perplexity, 4)))
-        for record in records
-        if record.mtp_agreement
-    ]
-    table = _table(("model", "MTP head agrees with the trunk, %", "PPL of the head"), rows)
-    return f"<h3>Multi-token-prediction head</h3>{table}" if table else ""
-
-
-def _tasks(records: Sequence[Record]) -> str:
-    names = list(dict.fromkeys(key for record in records for key in record.tasks))
-    rows = []
-    for record in records:
-        if record.tasks:
-            cells = []
-            for name in names:
-                task = record.tasks.get(name)
-                cells.append(
-                    ""
-                    if task is None
-                    else f"{100 * task['accuracy']:.2f} ± {100 * task['error']:.2f} "
-                    f"({task['correct']} of {task['tasks']})"
-                )
-            rows.append((record, cells))
-    return _table(("model", *(f"{kind}: {name}, %" for kind, name in names)), rows)
-
-
-def _speed(records: Sequence[Record]) -> str:
-    measured = [record for record in records if record.speed]
-    kinds = list(
-        dict.fromkeys(
-            key for record in measured for key in record.speed or {} if key != "repetitions"
+def _section(part: Section) -> str:
+    items = "".join(
+        f"<li><b>{escape(name)}</b>: {escape(text)}.</li>" for name, text in part.sentences
+    )
+    return "".join(
+        (
+            f"<h2>{escape(part.title)}</h2>",
+            f"<ul>{items}</ul>" if items else "",
+            f'<p class="caption">{escape(part.text)}</p>' if part.text else "",
+            *map(_table, part.tables),
         )
     )
-    return _table(
-        ("model", "size", "bpw", *(f"{kind}, tokens/s" for kind in kinds)),
-        [
-            (r, [*_size(r), *(_pair((r.speed or {}).get(kind), 2) for kind in kinds)])
-            for r in measured
-        ],
-    )
+
+
+def _table(table: Table) -> str:
+    head = "".join(f"<th>{escape(cell)}</th>" for cell in table.head)
+    title = f"<h3>{escape(table.title)}</h3>" if table.title else ""
+    rows = "".join(map(_row, table.rows))
+    return f'{title}<div class="wide"><table><tr>{head}</tr>{rows}</table></div>'
+
+
+def _row(row: Row) -> str:
+    kind = ' class="reference"' if row.is_reference else ""
+    return f"<tr{kind}>{''.join(f'<td>{_cell(cell)}</td>' for cell in row.cells)}</tr>"
+
+
+def _cell(cell: Cell) -> str:
+    error = f' <span class="error">± {escape(cell.error)}</span>' if cell.error else ""
+    return escape(cell.text) + error
 
 
 def _figure(plot: Plot) -> str:
-    data = base64.b64encode(plot.path.read_bytes()).decode("ascii")
+    data = base64.b64encode(plot.png).decode("ascii")
     return (
         f'<figure><h3>{escape(plot.title)}</h3><img alt="{escape(plot.title)}" '
         f'src="data:image/png;base64,{data}"><figcaption>{escape(plot.caption)}</figcaption>'
@@ -187,17 +119,7 @@ def _figure(plot: Plot) -> str:
     )
 
 
-def _source(source: tuple[str, dict[str, Any]]) -> str:
-    name, data = source
-    machine = data.get("machine", {})
-    settings = {k: v for k, v in data["settings"].items() if v not in (None, [], 0)}
-    parts = [machine.get("processor", ""), f"{machine.get('threads', '')} threads"]
-    facts = {
-        "machine": ", ".join(parts + machine.get("gpus", [])),
-        "versions": f"apex {data.get('apex', '?')}, llama.cpp {data.get('llama.cpp', '?')}",
-        "seconds": f"{data.get('seconds', 0):.1f}",
-        "peak memory": f"{data.get('peak_memory_bytes', 0) / 2**20:.0f} MiB",
-        **{key.replace("_", " "): str(value) for key, value in settings.items()},
-    }
-    lines = "".join(f"<dt>{escape(k)}</dt><dd>{escape(str(v))}</dd>" for k, v in facts.items())
+def _source(source: tuple[str, Mapping[str, str]]) -> str:
+    name, facts = source
+    lines = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in facts.items())
     return f"<details><summary>{escape(name)}</summary><dl>{lines}</dl></details>"

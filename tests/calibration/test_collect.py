@@ -26,6 +26,8 @@ from apex.errors import DataError, OutputError, RunError, UsageError
 from apex.files import ImportanceMatrix, load_imatrix
 from apex.inference import Batch, RunOptions, load_model, make_context
 
+pytestmark = pytest.mark.xdist_group("collect")
+
 LENGTH = 64
 SMALL = RunOptions(context_length=LENGTH, batch_size=4 * LENGTH)
 

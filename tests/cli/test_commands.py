@@ -156,11 +156,11 @@ def test_plan_shows_roles_and_sizes(apex_cli: Apex, dense_model: Path) -> None:
     todo = apex.plan(dense_model, tier="compact")
     assert result.stderr == ""
     for total in todo.by_role():
-        numbers = f"{total.tensors} +{total.source_bytes / MIB:.2f} +{total.bytes / MIB:.2f}"
+        sizes = f"{total.source_bytes / MIB:.2f} MiB +{total.bytes / MIB:.2f} MiB"
+        numbers = f"{total.tensors} +{sizes}"
         line = rf"^{total.role.value} +{', '.join(total.types)} +{numbers} "
         assert re.search(line, result.stdout, re.M), total
-    gib = todo.file_bytes / 2**30
-    assert f"output: {todo.file_bytes / MIB:.2f} MiB ({gib:.2f} GiB)" in result.stdout
+    assert f"output: {todo.file_bytes / MIB:.2f} MiB\n" in result.stdout
 
 
 def test_plan_lists_every_tensor(apex_cli: Apex, dense_model: Path) -> None:
@@ -169,7 +169,7 @@ def test_plan_lists_every_tensor(apex_cli: Apex, dense_model: Path) -> None:
         shape = " x ".join(map(str, tensor.source.shape))
         line = (
             rf"^{re.escape(tensor.name)} +{shape} +{tensor.source.type} +{tensor.type} "
-            rf"+{tensor.bytes / MIB:.2f} +{re.escape(tensor.reason)}$"
+            rf"+{tensor.bytes / MIB:.2f} MiB +{re.escape(tensor.reason)}$"
         )
         assert re.search(line, result.stdout, re.M), tensor.name
 
@@ -190,7 +190,8 @@ def test_plan_of_a_header_alone(apex_cli: Apex, dense_model: Path, folder: Path)
 
 
 def test_all_tiers_are_sized_without_importance(apex_cli: Apex, dense_model: Path) -> None:
-    text = apex_cli("plan", dense_model, "--all-tiers")
+    text = apex_cli("plan", dense_model)
+    assert text.stdout == apex_cli("plan", dense_model, "--all-tiers").stdout
     data = json.loads(apex_cli("plan", dense_model, "--all-tiers", "--json").stdout)
     assert text.returncode == 0
     assert [row["tier"] for row in data] == [recipe.name for recipe in apex.tiers()]
@@ -200,8 +201,22 @@ def test_all_tiers_are_sized_without_importance(apex_cli: Apex, dense_model: Pat
         needed = "needed" if recipe.importance == "required" else "no"
         size = f"{todo.file_bytes / MIB:.2f}"
         assert re.search(
-            rf"^{recipe.name} +{size} .* {recipe.base} +{needed}$", text.stdout, re.M
+            rf"^{recipe.name} +{size} MiB .* {recipe.base} +{needed}$", text.stdout, re.M
         ), recipe.name
+
+
+def test_a_tier_is_sized_without_the_importance_it_needs(
+    apex_cli: Apex, dense_model: Path, folder: Path
+) -> None:
+    result = apex_cli("plan", dense_model, "--tier", "mini")
+    assert result.returncode == 0
+    size = apex.plan(dense_model, tier="mini", sizes_only=True).file_bytes
+    assert f"output: {size / MIB:.2f} MiB\n" in result.stdout
+    assert re.search("^note: .*needs an importance matrix.*--imatrix auto", result.stderr, re.M)
+    # What cannot be carried out is not exported, and a matrix that was named is not passed over.
+    for option in (("--export", "types.txt"), ("--imatrix", "none.gguf")):
+        assert apex_cli("plan", dense_model, "--tier", "mini", *option).returncode == 4
+    assert list(folder.iterdir()) == []
 
 
 @pytest.mark.parametrize("option", [["--tier", "mini"], ["--export", "x"], ["--tensors"]])
@@ -223,7 +238,8 @@ def test_fallbacks_are_shown_with_their_cost(apex_cli: Apex, odd_model: Path) ->
     result = apex_cli("plan", odd_model, "--type", "Q4_K_M")
     (fallback,) = apex.plan(odd_model, file_type="Q4_K_M").fallbacks
     cost = f"{fallback.fallback_bytes / MIB:.2f}"
-    line = rf"^dense ffn +96 +{fallback.wanted} +{fallback.type} +1 +{cost}$"
+    line = rf"^dense ffn +96 +{fallback.wanted} +{fallback.type} +1 +{cost} MiB$"
+    assert "\n\nFallbacks: " in result.stdout
     assert re.search(line, result.stdout, re.M)
     assert "note: 1 tensor have rows" in result.stderr or "note: 1 tensor" in result.stderr
     strict = apex_cli("plan", odd_model, "--type", "Q4_K_M", "--strict")
@@ -366,6 +382,20 @@ def test_inspect_shortens_and_escapes(apex_cli: Apex, folder: Path) -> None:
     data = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
     assert data["metadata"]["words"] == words
     assert data["metadata"]["nothing"] is None
+
+
+def test_quantize_verifies_what_it_wrote(
+    apex_cli: Apex, dense_model: Path, imatrix: Path, folder: Path
+) -> None:
+    command = ("quantize", dense_model, "out.gguf", "--tier", "i-quality", "--imatrix", imatrix)
+    result = apex_cli(*command, "--verify")
+    assert result.returncode == 0, result.stderr
+    table = apex_cli("verify", "out.gguf", dense_model, "--imatrix", imatrix).stdout
+    assert "weighted RMSE" in table
+    assert result.stdout.endswith("\n\n" + table)
+    data = json.loads(apex_cli(*command, "--verify", "--json", "--overwrite").stdout)
+    report = apex.verify(folder / "out.gguf", dense_model, imatrix=imatrix)
+    assert data["verification"] == report.to_dict()
 
 
 # verify

@@ -20,7 +20,7 @@ from apex.calibration import ImportanceAccumulator
 from apex.cli.calibrating import showing_calibration
 from apex.cli.output import Printer
 from apex.cli.stopping import Stopped
-from apex.files import load_imatrix
+from apex.files import load_imatrix, write_imatrix
 
 SMALL = ("-c", "64", "-b", "256")
 
@@ -41,8 +41,11 @@ def test_from_a_text_to_a_report(
 
     made = apex_cli("imatrix", "f16.gguf", "-f", text, "--chunks", "8", *SMALL)
     assert made.returncode == 0, made.stderr
-    assert "144 experts" not in made.stdout
-    assert re.search(r"experts: \d+ of 144 reached", made.stdout), made.stdout
+    covered = (
+        r"\d+\.\d\d % of the 144 experts have seen 32 tokens or more \(median \d+, fewest \d+\)"
+    )
+    reached = r"(every expert was|1 was|\d+ were) reached"
+    assert re.search(f"{covered}; {reached}", made.stdout), made.stdout
     assert "peak memory" in made.stdout and "wrote f16.imatrix.gguf" in made.stdout
     matrix = load_imatrix(folder / "f16.imatrix.gguf")
     assert (matrix.chunk_count, matrix.chunk_size) == (8, 64)
@@ -57,7 +60,8 @@ def test_from_a_text_to_a_report(
         "--repetitions", "2", "--mtp", "--tensor-errors", "-o", "results.json",
     )  # fmt: skip
     assert evaluated.returncode == 0, evaluated.stderr
-    for part in ("KL mean", "f16 (reference)", "Multi-token-prediction head", "hellaswag (hs)",
+    for part in ("KL mean", "f16 (reference)", "the most likely token is",
+                 "do not judge these files", "Multi-token-prediction head", "hellaswag (hs)",
                  "pp16", "tg2", "peak memory", "wrote results.json"):  # fmt: skip
         assert part in evaluated.stdout, part
     data = json.loads((folder / "results.json").read_text())
@@ -68,6 +72,10 @@ def test_from_a_text_to_a_report(
     assert made.returncode == 0, made.stderr
     assert (folder / "report/index.html").stat().st_size > 50_000
     assert (folder / "report/map-q.png").exists()
+    written = {folder / line.removeprefix("wrote ") for line in made.stdout.splitlines()}
+    assert written == set((folder / "report").iterdir())
+    for name in ("index.html", "report.md"):
+        assert "q compared with f16" in (folder / "report" / name).read_text(encoding="utf-8")
 
 
 def test_auto_makes_one_first(apex_cli: Apex, demo_model: Path, folder: Path) -> None:
@@ -129,11 +137,22 @@ def test_merge_and_show(apex_cli: Apex, demo_model: Path, text: Path, folder: Pa
     assert "largest columns" in shown.stdout and "similarity" in shown.stdout
     assert re.search(r"\d+/16", shown.stdout)
     assert "text.txt" in shown.stdout
+    verdict, table = shown.stdout.index("not good enough"), shown.stdout.index("largest columns")
+    assert verdict < shown.stdout.index("256 tokens of text") < table
     layers = apex_cli("imatrix", "show", "a.gguf", "--layers")
     assert "Averages per layer" in layers.stdout
     data = json.loads(apex_cli("imatrix", "show", "a.gguf", "--json").stdout)
     assert data["coverage"]["experts"] == 144
     assert data["tensors"][0]["dominant"]
+    assert data["verdict"]["grade"] == "not good enough" and data["verdict"]["missing"] == []
+    whole = apex_cli("imatrix", "show", "a.gguf", "--model", demo_model)
+    assert "every tensor of the model that can use an entry has one" in whole.stdout
+    part = load_imatrix(folder / "a.gguf")
+    name = "blk.1.ffn_down_exps.weight"
+    entries = {key: entry for key, entry in part.entries.items() if key != name}
+    write_imatrix(folder / "part.gguf", entries, datasets=(), chunk_count=4, chunk_size=64)
+    lacking = apex_cli("imatrix", "show", "part.gguf", "--model", demo_model)
+    assert f"- 1 tensor of the model has no entry: {name}\n" in lacking.stdout
     again = apex_cli("imatrix", "merge", "a.gguf", "-o", "both.gguf")
     assert again.returncode == 6
 
@@ -264,10 +283,10 @@ WRONG = {
     "matrix is a text": (
         ["imatrix", "MODEL", "-o", "o", "--in-file", "TEXT"],
         4,
-        "no importance matrix",
+        "not an importance matrix",
     ),
     "format": (["imatrix", "MODEL", "-o", "o", "--output-format", "npz"], 2, "no format npz"),
-    "show a model": (["imatrix", "show", "MODEL"], 4, "but no importance matrix"),
+    "show a model": (["imatrix", "show", "MODEL"], 4, "but not an importance matrix"),
     "merge nothing": (["imatrix", "merge", "none.gguf", "-o", "o"], 4, "cannot be read"),
     "report of no JSON": (["report", "TEXT", "-o", "r"], 2, "is no JSON"),
 }

@@ -18,15 +18,13 @@ TEXT = "The quick brown fox, 12 grüne Äpfel and a bridge.\n"
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("demo") / "new" / "demo.gguf"
-    write_demo_model(path)
-    return path
+def demo(demo_model: Path) -> Path:
+    return demo_model
 
 
 def test_the_same_seed_gives_the_same_bytes(demo: Path, tmp_path: Path) -> None:
-    write_demo_model(tmp_path / "again.gguf")
-    assert (tmp_path / "again.gguf").read_bytes() == demo.read_bytes()
+    write_demo_model(tmp_path / "new" / "again.gguf")
+    assert (tmp_path / "new" / "again.gguf").read_bytes() == demo.read_bytes()
     write_demo_model(tmp_path / "other.gguf", seed=1)
     assert (tmp_path / "other.gguf").read_bytes() != demo.read_bytes()
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import pickle
 import platform
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +18,11 @@ from support import kernels
 import apex
 from apex import _core
 
+pytestmark = pytest.mark.xdist_group("ggml")
+
 SCRIPT = Path(kernels.__file__)
 ISAS = _core.available_isas()
+RANDOM_CASES, SEED = 2000, 0
 
 
 def run(*arguments: str, isa: str) -> subprocess.CompletedProcess[str]:
@@ -30,20 +35,42 @@ def run(*arguments: str, isa: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.fixture(scope="module")
+def expected() -> list[np.ndarray | None]:
+    """What ggml makes of every case."""
+    return [kernels.ggml_bytes(case) for case in kernels.cases(RANDOM_CASES, SEED)]
+
+
 @pytest.mark.parametrize("isa", ISAS)
-def test_bytes_are_those_of_ggml(isa: str) -> None:
-    result = run(str(SCRIPT), "--seconds", "4", "--seed", "0", isa=isa)
-    lines = [line for line in result.stdout.splitlines() if not line.startswith("Oops")]  # ggml's
-    assert lines == [isa]  # what really ran, and nothing that differs
+def test_bytes_are_those_of_ggml(
+    isa: str, expected: list[np.ndarray | None], tmp_path: Path
+) -> None:
+    file = tmp_path / "made"
+    options = ("--write", str(file), "--cases", str(RANDOM_CASES), "--seed", str(SEED))
+    result = run(str(SCRIPT), *options, isa=isa)
     assert result.returncode == 0, result.stderr
+    assert result.stdout.split() == [isa]  # what really ran
+    made = pickle.loads(file.read_bytes())
+    cases = kernels.cases(RANDOM_CASES, SEED)
+    found = map(kernels.difference, cases, made, expected)
+    assert len(made) == len(expected)
+    assert [line for line in found if line] == []
+
+
+def test_most_of_what_is_compared_is_written(expected: list[np.ndarray | None]) -> None:
+    written = [data for data in expected if data is not None]
+    assert len(written) > 0.8 * len(expected)
 
 
 def test_a_difference_would_be_seen() -> None:
     x = kernels.weights("normal", 2, 512, 0)
-    weight = kernels.importance("lognormal", 512, 0)
-    assert kernels.difference("Q4_K", x, weight) is None
-    expected = _core.quantize_with_ggml(x, "Q4_K", weight)
-    assert not np.array_equal(_core.quantize(x, "Q4_K", np.roll(weight, 1)), expected)
+    case = kernels.Case("normal", "Q4_K", x, kernels.importance("lognormal", 512, 0))
+    expected = kernels.ggml_bytes(case)
+    assert kernels.difference(case, kernels.apex_bytes(case), expected) is None
+    other = replace(case, weight=np.roll(case.weight, 1))
+    assert "blocks" in str(kernels.difference(case, kernels.apex_bytes(other), expected))
+    assert "refused" in str(kernels.difference(case, "refused", expected))
+    assert "accepted" in str(kernels.difference(case, kernels.apex_bytes(case), None))
 
 
 def test_this_machine_tests_more_than_one_width() -> None:

@@ -13,8 +13,16 @@ from support.oracle import same_bytes
 import apex
 from apex import _core
 
+pytestmark = pytest.mark.xdist_group("ggml")
+
 MODELS = architectures()
 FILE_TYPES = [file_type.name for file_type in _core.file_types()]
+
+# One of four is enough for -m 'not slow': they still meet every file type and tier in turn.
+NAMES = [
+    pytest.param(name, marks=() if index % 4 == 0 else pytest.mark.slow)
+    for index, name in enumerate(MODELS)
+]
 
 # llama.cpp has no fallback for rows that this type's blocks of 128 do not divide.
 WITHOUT_FALLBACK = "Q1_0"
@@ -26,7 +34,7 @@ def rotated(index: int) -> list[str]:
     return list(dict.fromkeys(("Q4_K_M", *picked)))
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", NAMES)
 def test_file_types(tmp_path: Path, name: str) -> None:
     spec = MODELS[name]
     (model,) = write_model(tmp_path / "model.gguf", spec)
@@ -45,7 +53,7 @@ def test_file_types(tmp_path: Path, name: str) -> None:
         same_bytes(model, tmp_path, file_type=file_type)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", NAMES)
 def test_tiers(tmp_path: Path, name: str) -> None:
     spec = MODELS[name]
     (model,) = write_model(tmp_path / "model.gguf", spec)

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from support import imatrix
 from support.architectures import ModelSpec, TensorSpec, architectures, write_model
-from support.oracle import same_bytes
+from support.oracle import quantize_with_llama, same_bytes
 
 import apex
-from apex import _core
+
+pytestmark = pytest.mark.xdist_group("ggml")
 
 MODELS = architectures()
 SPEC = MODELS["qwen35moe"]
@@ -137,7 +138,7 @@ def test_shards_in_shards_out_and_joined(tmp_path: Path, tier: str | None) -> No
     plan = apex.plan(paths[0], keep_split=True, **wish)
     rules = [tuple(line.split("=")) for line in plan.tensor_type_file().split()] if tier else []
     apex.quantize(plan, tmp_path / "ours.gguf")
-    _core.quantize_with_llama(
+    quantize_with_llama(
         str(paths[0]), str(tmp_path / "theirs"), plan.file_type, tensor_types=rules, keep_split=True
     )
     for index in range(1, 4):
@@ -162,7 +163,7 @@ def test_new_shards_hold_the_same_tensors(model: Path, tmp_path: Path) -> None:
             seen += 1
     assert seen == len(joined.tensors) == len(expected)
     # llama.cpp takes the shards for one model.
-    _core.quantize_with_llama(
+    quantize_with_llama(
         str(result.paths[0]), str(tmp_path / "again.gguf"), "Q8_0", allow_requantize=True
     )
 

@@ -15,6 +15,8 @@ import apex
 from apex import _core
 from apex.demo import compare
 
+pytestmark = pytest.mark.xdist_group("ggml")
+
 TEXT = (
     "The library reads the file and returns an error if the header is not valid. "
     "In the morning the children walked along the river to the old school."

@@ -19,8 +19,9 @@ from support import language
 import apex
 from apex import _core
 from apex.calibration import CollectOptions, read_texts
-from apex.demo import write_demo_model
 from apex.evaluation import Divergence, EvalOptions, Evaluator, ModelResult
+
+pytestmark = pytest.mark.xdist_group("tools")
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden/tools.json").read_text(encoding="utf-8"))
 PRINTED: dict[str, Any] = GOLDEN["printed"]
@@ -29,10 +30,12 @@ TASKS = 120
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(
+    language_model: Path, demo_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     path = tmp_path_factory.mktemp("tools")
-    language.write_language_model(path / "llama.gguf")
-    write_demo_model(path / "demo.gguf")
+    (path / "llama.gguf").symlink_to(language_model)
+    (path / "demo.gguf").symlink_to(demo_model)
     apex.quantize(path / "llama.gguf", path / "llama-q.gguf", file_type="Q3_K_M")
     apex.quantize(
         path / "demo.gguf", path / "demo-q.gguf", tier="compact", edge_layers=1, near_layers=1
@@ -72,7 +75,9 @@ def assert_printed(ours: str, theirs: str) -> None:
             assert own == pytest.approx(other, rel=0.05, abs=0.5), (ours, theirs)
 
 
-@pytest.fixture(scope="module", params=["llama", "demo", "trained"])
+@pytest.fixture(
+    scope="module", params=["llama", "demo", pytest.param("trained", marks=pytest.mark.slow)]
+)
 def name(request: pytest.FixtureRequest, folder: Path) -> str:
     """A model of the goldens."""
     if not (folder / f"{request.param}.gguf").exists():

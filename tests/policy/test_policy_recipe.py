@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from apex.errors import UsageError
-from apex.policy import Layout, Role, choose, load_recipe
+from apex.policy import Layout, Recipe, Role, choose, load_recipe, recipe_text, tiers
 
 MINE = """
 description = "My own."
@@ -173,3 +173,10 @@ def test_text_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
     path.write_bytes(b'base = "\xff"')
     with pytest.raises(UsageError, match="not valid TOML"):
         load_recipe(path)
+
+
+@pytest.mark.parametrize("tier", tiers(), ids=lambda tier: tier.name)
+def test_the_text_of_a_tier_is_a_recipe_of_the_same_kind(tmp_path: Path, tier: Recipe) -> None:
+    path = tmp_path / f"{tier.name}.toml"
+    path.write_text(recipe_text(tier.name), encoding="utf-8")
+    assert load_recipe(path) == tier

@@ -2,88 +2,29 @@
 
 from __future__ import annotations
 
+import csv
+import html
 import json
 import re
+import resource
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 from matplotlib import image
+from support.evaluations import measured, only_perplexity, results, written
 
 import apex
 from apex.errors import OutputError, UsageError
-from apex.reporting.results import load_results
-
-TYPES = ("Q6_K", "Q4_K", "IQ2_XXS")
 
 
-def measured(value: float) -> dict[str, float]:
-    return {"value": value, "error": value / 50}
-
-
-def results(models: int = 3, **settings: Any) -> dict[str, Any]:
-    """What ``apex eval`` writes, with invented numbers."""
-
-    def model(index: int) -> dict[str, Any]:
-        is_reference = index == 0
-        kl = {**measured(0.002 * 3**index), "median": 0.001, "p99.9": 0.2, "maximum": 2.0 * index}
-        return {
-            "name": "model-f16" if is_reference else f"model-<{index}>",
-            "path": f"/somewhere/{index}.gguf",
-            "is_reference": is_reference,
-            "bytes": (8 - index) * 2**30,
-            "bits_per_weight": 16.0 - 4 * index,
-            "architecture": "qwen35moe",
-            "sha256": {"x": str(index)},
-            "perplexity": {**measured(6.5 + index / 10), "positions": 1000, "chunks": 4},
-            "divergence": None
-            if is_reference
-            else {"kl": kl, "same_top": measured(0.9), "dp_rms": measured(0.02)},
-            "mtp_agreement": measured(0.7),
-            "mtp_perplexity": measured(20.0),
-            "tasks": [
-                {
-                    "kind": "hellaswag", "name": "val", "accuracy": 0.6, "error": 0.02,
-                    "interval": [0.5, 0.7], "correct": 240, "tasks": 400, "chance": 0.25,
-                }
-            ],
-            "speed": {"repetitions": 5, "pp512": measured(900.0), "tg128": measured(40.0)},
-            "tensors": [
-                {
-                    "name": f"blk.{layer}.{name}.weight", "layer": layer, "role": role,
-                    "type": TYPES[(layer + index) % 3],
-                    "bits_per_weight": 2.0 + (layer + index) % 3,
-                    "rmse": None if is_reference else 0.01 * (layer + 1),
-                }
-                for layer in range(6)
-                for name, role in (("attn_q", "attention"), ("ffn_up_exps", "routed expert"))
-            ],
-        }  # fmt: skip
-
-    return {
-        "format": "apex evaluation 1",
-        "complete": True,
-        "apex": "1",
-        "llama.cpp": "2",
-        "machine": {"processor": "a processor", "threads": 2},
-        "settings": {
-            "context_length": 512, "cache_type_k": "F16", "cache_type_v": "F16",
-            "text": "wiki.txt", "tasks": [], **settings,
-        },
-        "seconds": 5.0,
-        "peak_memory_bytes": 2**30,
-        "notes": [],
-        "models": [model(index) for index in range(models)],
-    }  # fmt: skip
-
-
-@pytest.fixture
-def page(tmp_path: Path) -> Path:
-    (tmp_path / "results.json").write_text(json.dumps(results()))
-    paths = apex.report([tmp_path / "results.json"], tmp_path / "report")
-    assert paths[0] == tmp_path / "report/index.html"
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("results")
+    paths = apex.report(written(folder, results()), folder / "report")
+    assert paths[0] == folder / "report/index.html"
+    assert set(paths) == set((folder / "report").iterdir())
     return paths[0]
 
 
@@ -97,18 +38,83 @@ def test_every_plot_is_a_picture_with_something_on_it(page: Path) -> None:
         assert (pixels[..., :3].reshape(-1, 3) < 0.9).any(axis=1).mean() > 0.01, path.name
 
 
+def plain(page: Path) -> str:
+    """The text that a reader sees."""
+    return html.unescape(re.sub(r"<[^>]*>", "", page.read_text(encoding="utf-8")))
+
+
 def test_the_page_has_the_numbers_and_needs_nothing_else(page: Path) -> None:
+    seen = plain(page)
+    assert "0.006000 ± 0.000120" in seen
+    assert "60.00 ± 2.00240 of 400" in seen
+    assert "900.00 ± 18.00" in seen
     text = page.read_text(encoding="utf-8")
-    assert "0.006000 ± 0.000120" in text
-    assert "60.00 ± 2.00 (240 of 400)" in text
-    assert "900.00 ± 18.00" in text
     assert "model-&lt;1&gt;" in text and "model-<1>" not in text
     sources = re.findall(r'(?:src|href)="([^"]{0,40})', text)
     assert sources and all(source.startswith("data:image/png;base64,") for source in sources)
 
 
-def test_in_a_browser(page: Path, tmp_path: Path) -> None:
-    """Headless Chromium loads every picture, lays out every table, and reports no error."""
+def test_the_title_names_what_was_compared(tmp_path: Path) -> None:
+    for count, title in (
+        (1, "model-f16"),
+        (2, "model-<1> compared with model-f16"),
+        (3, "model-<1> and model-<2> compared with model-f16"),
+        (5, "4 models compared with model-f16"),
+    ):
+        data = only_perplexity(results(count))
+        for index, model in enumerate(data["models"]):
+            model["name"] += "-instruct-2507" if count == 5 and index else ""
+        page, *_ = apex.report(written(tmp_path, data), tmp_path / "report", overwrite=True)
+        found = re.search("<title>(.*)</title>", page.read_text(encoding="utf-8"))
+        assert found is not None and sorted(html.unescape(found[1])) == sorted(title)
+        assert f"{count} model" in plain(page)
+
+
+def test_the_same_numbers_as_markdown_and_csv(page: Path) -> None:
+    """What the page's tables say, cell by cell, is in the other two."""
+    shown = page.read_text(encoding="utf-8")
+    rows = [
+        [html.unescape(re.sub(r"<[^>]*>", "", cell)) for cell in re.findall("<td>(.*?)</td>", row)]
+        for row in re.findall("<tr[^>]*>(.*?)</tr>", shown)
+    ]
+    lines = (page.parent / "report.md").read_text(encoding="utf-8").splitlines()
+    cells = [
+        [re.sub(r"\\(.)", r"\1", cell.strip()) for cell in line.strip("|").split(" | ")]
+        for line in lines
+        if line.startswith("|")
+    ]
+    assert len([row for row in rows if row]) > 10
+    for row in rows:
+        assert not row or row in cells
+    pictures = re.findall(r"!\[.*\]\((.*)\)", "\n".join(lines))
+    assert {page.parent / name for name in pictures} == set(page.parent.glob("*.png"))
+
+    with (page.parent / "results.csv").open(encoding="utf-8", newline="") as file:
+        table = list(csv.DictReader(file))
+    (text,) = [row for row in table if row["measured"] == "text" and row["model"] == "model-<1>"]
+    assert float(text["kl_mean"]) == 0.002 * 3 and float(text["kl_mean_error"]) == 0.002 * 3 / 50
+    assert (text["bytes"], text["text"], text["context_length"]) == (
+        str(7 * 2**30),
+        "wiki.txt",
+        "512",
+    )
+    speeds = [float(row["pp512_tokens_per_second"]) for row in table if row["measured"] == "speed"]
+    assert speeds == [900.0] * 3
+    tasks = [row for row in table if row["measured"] == "hellaswag (val)"]
+    assert [(row["accuracy"], row["correct"]) for row in tasks] == [("0.6", "240")] * 3
+
+
+@pytest.fixture(scope="module")
+def page_of_long_names(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("long")
+    data = results()
+    data["models"][1]["name"] = "Some-Model-235B-A22B-Instruct-2507-APEX-I-Quality-with-more-to-say"
+    return apex.report(written(folder, data), folder / "report")[0]
+
+
+@pytest.mark.parametrize("width", [700, 1100])
+def test_in_a_browser(page_of_long_names: Path, tmp_path: Path, width: int) -> None:
+    """Headless Chromium loads every picture, shows every column, and reports no error."""
     browser = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
     if browser is None:
         pytest.skip("there is no Chromium here")
@@ -116,75 +122,107 @@ def test_in_a_browser(page: Path, tmp_path: Path) -> None:
     window.addEventListener("load", () => { document.body.dataset.seen = JSON.stringify({
       pictures: [...document.images].map(i => i.naturalWidth),
       tables: [...document.querySelectorAll("table")].map(t => t.offsetHeight),
+      hidden: [...document.querySelectorAll("*")].map(e =>
+        e.clientWidth ? e.scrollWidth - e.clientWidth : 0),
       wide: document.documentElement.scrollWidth - window.innerWidth}); });</script>"""
     copy = tmp_path / "copy.html"
-    copy.write_text(page.read_text(encoding="utf-8").replace("</head>", script + "</head>"))
+    copy.write_text(
+        page_of_long_names.read_text(encoding="utf-8").replace("</head>", script + "</head>")
+    )
     command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"]
     command += ["--disable-background-networking", f"--user-data-dir={tmp_path / 'profile'}"]
-    command += ["--window-size=1280,900", "--virtual-time-budget=10000", "--dump-dom"]
+    command += [f"--window-size={width},900", "--virtual-time-budget=10000", "--dump-dom"]
     shown = subprocess.run(
         [*command, copy.as_uri()], capture_output=True, text=True, timeout=120, check=True
     ).stdout
-    assert "<title>Evaluation</title>" in shown
+    assert "compared with model-f16</title>" in shown
     match = re.search(r'data-seen="([^"]*)"', shown)
     assert match is not None
     seen = json.loads(match[1].replace("&quot;", '"'))
     assert len(seen["pictures"]) == 7 and min(seen["pictures"]) > 300
-    assert len(seen["tables"]) == 4 and min(seen["tables"]) > 40
+    assert len(seen["tables"]) == 6 and min(seen["tables"]) > 40
+    assert max(seen["hidden"]) <= 0  # nothing is behind a scrollbar
     assert seen["wide"] <= 0  # nothing sticks out of the window
 
 
-def test_results_are_joined(tmp_path: Path) -> None:
-    """The same file in the same setting is one record; with another KV cache it is another."""
-    first, second, third = results(2), results(2), results(2, cache_type_k="Q8_0")
-    for model in first["models"]:
-        model["speed"] = None
-    for model in second["models"]:
-        model["perplexity"] = model["divergence"] = None
-        model["tasks"][0]["name"] = "other"
-    third["complete"] = False
-    paths = []
-    for index, data in enumerate((first, second, third)):
-        paths.append(tmp_path / f"{index}.json")
-        paths[-1].write_text(json.dumps(data))
-    joined = load_results(paths)
-    assert len(joined.records) == 4
-    record = joined.records[0]
-    assert record.perplexity is not None and record.speed is not None
-    assert set(record.tasks) == {("hellaswag", "val"), ("hellaswag", "other")}
-    assert {r.label for r in joined.records} == {
-        f"{name}, cache type k {kind}"
-        for name in ("model-f16", "model-<1>")
-        for kind in ("F16", "Q8_0")
-    }
-    assert joined.notes == ["2.json is of a run that was stopped; its numbers are of a part."]
+def test_contexts_are_settings_of_a_measurement(tmp_path: Path) -> None:
+    """Three models, two of them over a second context: three models, three maps at most."""
+    longer = results(2, context_length=2048)
+    for model in longer["models"]:
+        model["perplexity"]["value"] += 1
+    page, *others = apex.report(written(tmp_path, results(), longer), tmp_path / "report")
+    seen = plain(page)
+    assert "3 models, the reference included" in seen
+    assert len([path for path in others if path.name.startswith("map-")]) == 2
+    for text in ("context of 512 tokens", "context of 2048 tokens", "6.6000", "7.6000"):
+        assert text in seen
 
 
 def test_one_number_is_enough(tmp_path: Path) -> None:
-    data = results(1)
-    (model,) = data["models"]
-    for key in ("divergence", "mtp_agreement", "mtp_perplexity", "speed"):
-        model[key] = None
-    model["tasks"] = model["tensors"] = []
-    (tmp_path / "a.json").write_text(json.dumps(data))
-    _, *plots = apex.report([tmp_path / "a.json"], tmp_path / "out")
-    assert [plot.name for plot in plots] == ["ppl-size.png"]
+    _, *others = apex.report(written(tmp_path, only_perplexity(results(1))), tmp_path / "out")
+    assert [path.name for path in others] == ["report.md", "results.csv", "ppl-size.png"]
+
+
+def test_numbers_that_are_not_finite(tmp_path: Path) -> None:
+    """JSON has null for them; the page says so, and the plots leave them out."""
+    kl = {"same_top": measured(0.9), "dp_rms": measured(0.02), "kl": {"median": 0.1, "p99.9": 1.0}}
+    data = only_perplexity(results(2))
+    data["models"][1]["perplexity"]["value"] = None
+    data["models"][1]["divergence"] = kl
+    kl["kl"] |= {"value": None, "error": None, "maximum": None}
+    page, *others = apex.report(written(tmp_path, data), tmp_path / "out")
+    assert "not finite" in plain(page) and "not comparable" in plain(page)
+    assert not {"kl-size.png", "kl-bars.png"} & {path.name for path in others}
+
+
+def test_all_or_nothing(tmp_path: Path) -> None:
+    """Where the page cannot be written, as on a full disk, no plot is left either."""
+    paths = written(tmp_path, only_perplexity(results()))
+    page, *_ = apex.report(paths, tmp_path / "whole")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (page.stat().st_size - 1, hard))
+    try:
+        with pytest.raises(OutputError):
+            apex.report(paths, tmp_path / "report")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not list((tmp_path / "report").iterdir())
+
+
+def test_an_input_is_not_an_output(tmp_path: Path) -> None:
+    path = tmp_path / "results.csv"
+    given = only_perplexity(results(1))
+    path.write_text(json.dumps(given))
+    with pytest.raises(OutputError):
+        apex.report([path], tmp_path, overwrite=True)
+    assert json.loads(path.read_text()) == given
 
 
 def test_what_goes_wrong(tmp_path: Path, page: Path) -> None:
+    lacking = results()
+    del lacking["models"][1]["divergence"]["kl"]["median"]
     for content, message in (
-        (b"", "is no JSON"),
-        (b"[]", "no results of apex eval"),
-        (b'{"format": "apex evaluation 1"}', "incomplete: models, settings missing"),
+        (b"", "is not a JSON file"),
+        (b"\xff\xfe", "is not a JSON file"),
+        (b"[" * 100_000, "is not a JSON file"),
+        (b'{"a":' * 100_000, "is not a JSON file"),
+        (b"[]", "does not hold results of apex eval"),
+        (b'{"format": "apex evaluation 1"}', "incomplete: models and settings are missing"),
         (json.dumps({**results(), "models": []}).encode(), "hold no models"),
+        (json.dumps({**results(), "models": 5}).encode(), "is damaged"),
+        (json.dumps({**results(), "models": [{}]}).encode(), "is damaged"),
+        (json.dumps({**results(), "settings": []}).encode(), "is damaged"),
+        (json.dumps({**results(), "machine": "a"}).encode(), "is damaged"),
+        (json.dumps(lacking).encode(), "is damaged"),
     ):
         (tmp_path / "bad.json").write_bytes(content)
         with pytest.raises(UsageError, match=message):
             apex.report([tmp_path / "bad.json"], tmp_path / "other")
     with pytest.raises(UsageError, match="cannot be read"):
         apex.report([tmp_path / "none.json"], tmp_path / "other")
+    sound = written(tmp_path, only_perplexity(results(1)))
     with pytest.raises(OutputError, match="exists"):
-        apex.report([tmp_path / "results.json"], page.parent)
+        apex.report(sound, page.parent)
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="cannot be written"):
-        apex.report([tmp_path / "results.json"], tmp_path / "file")
+    with pytest.raises(OutputError):
+        apex.report(sound, tmp_path / "file")

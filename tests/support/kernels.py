@@ -2,19 +2,28 @@
 
 Run as a script it compares everything once for the instruction set that APEX_ISA names, and then
 random combinations for --seconds. It prints what differs and ends with 1.
+
+ggml builds the tables of its smallest types anew in every process, for twenty seconds. So whoever
+tests several instruction sets has the script --write what apex makes, and asks ggml only once.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import pickle
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import pytest
 
 from apex import _core
+
+apex_reference = pytest.importorskip("apex_reference", reason="only editable installs have it")
 
 Floats = np.ndarray
 
@@ -109,81 +118,121 @@ def importance(name: str, columns: int, seed: int) -> Floats | None:
     return None if make is None else np.ascontiguousarray(make(columns, random), np.float32)
 
 
-def difference(type_name: str, x: Floats, weight: Floats | None) -> str | None:
-    """What is different between apex and ggml; None if nothing is.
+@dataclass(frozen=True)
+class Case:
+    """Weights to be quantized as a type, with importance or without."""
 
-    Where ggml gives up or writes a block that it does not accept itself, apex must refuse.
-    """
-    if weight is None and FACTS[type_name].needs_importance:
-        return None
-    try:
-        expected = _core.quantize_with_ggml(x, type_name, weight)
-        _core.check(expected, type_name)
-    except (RuntimeError, ValueError):
-        expected = None
-    try:
-        found = _core.quantize(x, type_name, weight, threads=1)
-    except ValueError as error:
-        return None if expected is None else f"refused: {error}"
-    if expected is None:
-        return "accepted what ggml cannot write"
-    if np.array_equal(found, expected):
-        return None
-    size = FACTS[type_name].block_bytes
-    blocks = (found.reshape(-1, size) != expected.reshape(-1, size)).any(axis=1)
-    return f"{blocks.sum()} of {blocks.size} blocks, the first is {blocks.argmax()}"
+    name: str
+    type: str
+    x: Floats
+    weight: Floats | None
 
 
-def everything() -> Iterator[str]:
+def everything() -> Iterator[Case]:
     """Every type, input and importance once, and every row length of one to nine blocks."""
     for type_name in TYPES:
         for seed, name in enumerate(INPUTS):
             for weight_name in IMPORTANCES:
                 x = weights(name, 3, 512, seed)
-                found = difference(type_name, x, importance(weight_name, 512, seed))
-                if found:
-                    yield f"{type_name}, {name}, importance {weight_name}: {found}"
+                weight = importance(weight_name, 512, seed)
+                yield Case(f"{name}, importance {weight_name}", type_name, x, weight)
         step = FACTS[type_name].block_weights
         for blocks in range(1, 10):
             for weight_name in ("none", "lognormal"):
                 x = weights("normal", 3, blocks * step, blocks)
-                found = difference(type_name, x, importance(weight_name, blocks * step, blocks))
-                if found:
-                    yield f"{type_name}, rows of {blocks} blocks, {weight_name}: {found}"
+                weight = importance(weight_name, blocks * step, blocks)
+                yield Case(f"rows of {blocks} blocks, {weight_name}", type_name, x, weight)
 
 
-def fuzz(seconds: float, seed: int) -> Iterator[str]:
-    """Random types, shapes, and rows that mix two inputs."""
+def at_random(seed: int) -> Iterator[Case]:
+    """Random types, shapes, and rows that mix two inputs; there is no last one."""
     random = np.random.default_rng(seed)
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        case = int(random.integers(2**31))
-        pick = np.random.default_rng(case)
+    while True:
+        number = int(random.integers(2**31))
+        pick = np.random.default_rng(number)
         type_name = str(pick.choice(TYPES))
         columns = int(pick.integers(1, 9)) * FACTS[type_name].block_weights
         rows = int(pick.integers(1, 20))
         first, second = (str(name) for name in pick.choice(list(INPUTS), 2))
         mixed = np.where(
             pick.random((rows, 1)) < 0.5,
-            weights(first, rows, columns, case),
-            weights(second, rows, columns, case + 1),
+            weights(first, rows, columns, number),
+            weights(second, rows, columns, number + 1),
         )
         weight_name = str(pick.choice(list(IMPORTANCES)))
-        found = difference(type_name, mixed, importance(weight_name, columns, case))
-        if found:
-            yield f"case {case}: {type_name}, {first} and {second}, {weight_name}: {found}"
+        weight = importance(weight_name, columns, number)
+        yield Case(f"case {number}: {first} and {second}, {weight_name}", type_name, mixed, weight)
+
+
+def cases(count: int, seed: int) -> Iterator[Case]:
+    """All of the former and ``count`` of the latter."""
+    return itertools.chain(everything(), itertools.islice(at_random(seed), count))
+
+
+def apex_bytes(case: Case) -> Floats | str:
+    """What apex makes; where it refuses, its message."""
+    try:
+        made: Floats = _core.quantize(case.x, case.type, case.weight, threads=1)
+    except ValueError as error:
+        return str(error)
+    return made
+
+
+def ggml_bytes(case: Case) -> Floats | None:
+    """What ggml makes; None where it gives up or writes a block that it does not accept itself."""
+    if case.weight is None and FACTS[case.type].needs_importance:
+        return None
+    try:
+        made: Floats = apex_reference.quantize_with_ggml(case.x, case.type, case.weight)
+        _core.check(made, case.type)
+    except (RuntimeError, ValueError):
+        return None
+    return made
+
+
+def difference(case: Case, found: Floats | str, expected: Floats | None) -> str | None:
+    """What is different between apex and ggml; None if nothing is.
+
+    Where ggml cannot write, apex must refuse.
+    """
+    if isinstance(found, str):
+        what = None if expected is None else f"refused: {found}"
+    elif expected is None:
+        what = "accepted what ggml cannot write"
+    else:
+        size = FACTS[case.type].block_bytes
+        blocks = (found.reshape(-1, size) != expected.reshape(-1, size)).any(axis=1)
+        first = f"{blocks.sum()} of {blocks.size} blocks, the first is {blocks.argmax()}"
+        what = first if blocks.any() else None
+    return None if what is None else f"{case.type}, {case.name}: {what}"
+
+
+def lasting(seconds: float, cases: Iterable[Case]) -> Iterator[Case]:
+    """As many as there is time for."""
+    end = time.monotonic() + seconds
+    return itertools.takewhile(lambda _: time.monotonic() < end, cases)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=0, help="then fuzz for so long")
     parser.add_argument("--seed", type=int, default=int(time.time()))
+    parser.add_argument("--write", type=Path, help="only write what apex makes, as a pickled list")
+    parser.add_argument("--cases", type=int, default=0, help="of them, how many at random")
     arguments = parser.parse_args()
     print(_core.active_isa(), flush=True)
+    if arguments.write:
+        made = [apex_bytes(case) for case in cases(arguments.cases, arguments.seed)]
+        arguments.write.write_bytes(pickle.dumps(made))
+        return 0
     failed = False
-    for line in itertools.chain(everything(), fuzz(arguments.seconds, arguments.seed)):
-        failed = True
-        print(line, flush=True)
+    for case in itertools.chain(
+        everything(), lasting(arguments.seconds, at_random(arguments.seed))
+    ):
+        line = difference(case, apex_bytes(case), ggml_bytes(case))
+        if line:
+            failed = True
+            print(line, flush=True)
     return int(failed)
 
 

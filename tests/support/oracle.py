@@ -7,10 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 import apex
 from apex import _core
 from apex.errors import ApexError
+
+apex_reference = pytest.importorskip("apex_reference", reason="only editable installs have it")
+# llama.cpp's own quantizer, in this process.
+quantize_with_llama = apex_reference.quantize_with_llama
 
 
 def same_bytes(
@@ -41,10 +46,10 @@ def same_bytes(
     given.setdefault("file_type", options.get("file_type", "F16"))
     overrides = [*given.pop("overrides", []), *(imatrix_keys or [])]
     try:
-        _core.quantize_with_llama(
+        quantize_with_llama(
             str(model), str(theirs), importance=importance or {}, overrides=overrides, **given
         )
-    except _core.ModelError as error:
+    except apex_reference.ModelError as error:
         assert plan is None, f"llama.cpp refuses: {error}"
         return None
     assert plan is not None, f"apex refuses: {refusal}"
