@@ -25,6 +25,7 @@ __all__ = [
     "PlanArguments",
     "QuietArgument",
     "ThreadsArgument",
+    "TypesArguments",
     "as_command",
 ]
 
@@ -102,28 +103,9 @@ class ModelArgument:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlanArguments(ModelArgument):
-    """What is made of a model: everything that a plan depends on."""
+class TypesArguments:
+    """What a plan depends on beside the model, and beside its tier or file type."""
 
-    tier: Annotated[
-        str | None,
-        typer.Option(
-            "--tier",
-            "--profile",
-            metavar="NAME|FILE",
-            help="A tier, such as i-quality (apex tiers lists them), or a recipe of your own.",
-            rich_help_panel=TIER,
-        ),
-    ] = None
-    file_type: Annotated[
-        str | None,
-        typer.Option(
-            "--type",
-            metavar="TYPE",
-            help="A llama.cpp file type instead of a tier, such as Q4_K_M, or COPY.",
-            rich_help_panel=TIER,
-        ),
-    ] = None
     imatrix: Annotated[
         Path | None,
         typer.Option(
@@ -207,12 +189,12 @@ class PlanArguments(ModelArgument):
         ),
     ] = None
 
-    def plan_options(self) -> PlanOptions:
+    def options_for(self, tier: str | None, file_type: str | None) -> PlanOptions:
         """These, as ``apex.plan`` takes them. Raises UsageError."""
         limit = self.split_max_size
         return {
-            "tier": self.tier,
-            "file_type": self.file_type,
+            "tier": tier,
+            "file_type": file_type,
             "imatrix": self.imatrix,
             "edge_layers": self.edge_layers,
             "near_layers": self.near_layers,
@@ -230,3 +212,32 @@ class PlanArguments(ModelArgument):
             if limit is None
             else parse_size(limit, "--split-max-size", 1000),
         }
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanArguments(TypesArguments, ModelArgument):
+    """A model and what is made of it: everything that a plan depends on."""
+
+    tier: Annotated[
+        str | None,
+        typer.Option(
+            "--tier",
+            "--profile",
+            metavar="NAME|FILE",
+            help="A tier, such as i-quality (apex tiers lists them), or a recipe of your own.",
+            rich_help_panel=TIER,
+        ),
+    ] = None
+    file_type: Annotated[
+        str | None,
+        typer.Option(
+            "--type",
+            metavar="TYPE",
+            help="A llama.cpp file type instead of a tier, such as Q4_K_M, or COPY.",
+            rich_help_panel=TIER,
+        ),
+    ] = None
+
+    def plan_options(self) -> PlanOptions:
+        """These, as ``apex.plan`` takes them. Raises UsageError."""
+        return self.options_for(self.tier, self.file_type)

@@ -2,47 +2,92 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from apex.cli import output
 from apex.cli.arguments import (
     FILES,
+    TIER,
     JsonArgument,
     OverwriteArgument,
-    PlanArguments,
     QuietArgument,
     ThreadsArgument,
+    TypesArguments,
 )
 from apex.cli.calibrating import planned_matrix, print_calibration, showing_calibration
 from apex.cli.output import Printer
-from apex.cli.planning import print_plan, print_roles
+from apex.cli.planning import print_plan
 from apex.cli.progress import showing_progress
 from apex.cli.stopping import ending
+from apex.cli.targets import Wanted, leave_out_done, plan_all, wanted_of
 from apex.cli.values import is_automatic, parse_devices, parse_layers, parse_size
 from apex.cli.verifying import compare, print_report, require_sound
+from apex.cli.written import print_result, print_several, result_to_dict
 from apex.errors import UsageError
 
 if TYPE_CHECKING:
-    from apex import QuantizeResult, VerifyReport
+    from apex import ModelFile, Plan, QuantizeResult, VerifyReport
     from apex.calibration import CollectOptions
-    from apex.planning import PlanOptions
+    from apex.files import ImportanceMatrix
 
-__all__ = ["print_result", "quantize"]
+__all__ = ["quantize"]
 
 _AUTO = "Making an importance matrix, with --imatrix auto"
 
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizeArguments(
-    QuietArgument, JsonArgument, OverwriteArgument, ThreadsArgument, PlanArguments
+    QuietArgument, JsonArgument, OverwriteArgument, ThreadsArgument, TypesArguments
 ):
     """What ``apex quantize`` is given."""
 
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The file to write.")]
+    model: Annotated[
+        Path | None, typer.Argument(metavar="MODEL", help="A GGUF file; of shards, the first.")
+    ] = None
+    out: Annotated[Path | None, typer.Argument(metavar="OUT", help="The file to write.")] = None
+    folder: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            metavar="FOLDER",
+            help="Where to write one file for each tier and type, instead of OUT.",
+            rich_help_panel=FILES,
+        ),
+    ] = None
+    tier: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--tier",
+            "--profile",
+            metavar="NAME|FILE",
+            help="A tier, such as i-quality (apex tiers lists them), or a recipe of your own. "
+            "Repeatable with -o; all for every tier.",
+            rich_help_panel=TIER,
+        ),
+    ] = None
+    file_type: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--type",
+            metavar="TYPE",
+            help="A llama.cpp file type instead of a tier, such as Q4_K_M, or COPY. Repeatable "
+            "with -o.",
+            rich_help_panel=TIER,
+        ),
+    ] = None
+    plan: Annotated[
+        Path | None,
+        typer.Option(
+            "--plan",
+            metavar="FILE",
+            help="Carry out a plan that apex plan --json wrote, instead of making one.",
+            rich_help_panel=TIER,
+        ),
+    ] = None
     max_memory: Annotated[
         str,
         typer.Option(
@@ -114,6 +159,12 @@ class QuantizeArguments(
         ),
     ] = None
 
+    def is_choosing(self) -> bool:
+        """Whether anything was given that a plan decides."""
+        decided = ("tier", "file_type", *(item.name for item in fields(TypesArguments)))
+        defaults = {item.name: item.default for item in fields(self)}
+        return any(getattr(self, name) != defaults[name] for name in decided)
+
     def collect_options(self) -> CollectOptions | None:
         """How an importance matrix is made; None for the defaults. Raises UsageError."""
         given = (self.chunks, self.ctx_size, self.gpu_layers)
@@ -135,91 +186,145 @@ class QuantizeArguments(
 
 
 def quantize(given: QuantizeArguments) -> None:
-    """Quantize a model. Everything is checked before the first byte is written."""
+    """Quantize a model, to one file or to several in one pass.
+
+    Everything is checked before the first byte is written. With -o, files that are there and up to
+    date are left as they are, and plain tiers are made without the importance matrix.
+    """
     import apex
     from apex.gpu import choose_gpus
-    from apex.quantizing import check_plan_outputs
+    from apex.quantizing import RunSettings
 
     printer = Printer(quiet=given.quiet, json=given.json)
-    memory = parse_size(given.max_memory, "--max-memory")
-    devices = parse_devices(given.device)
-    choose_gpus(given.backend, devices)  # before an importance matrix is made
-    wanted = given.plan_options()
+    settings = RunSettings(
+        given.threads,
+        parse_size(given.max_memory, "--max-memory"),
+        given.overwrite,
+        given.backend,
+        parse_devices(given.device),
+    )
+    choose_gpus(settings.backend, settings.devices)  # before an importance matrix is made
+    wanted = wanted_of(given)
     collect_options = given.collect_options()
+    source = apex.open_model(wanted.model)
+    imatrix: Path | ImportanceMatrix | None = given.imatrix
     made: Path | None = None
     if is_automatic(given.imatrix):
-        if given.dry_run:
-            wanted["imatrix"] = planned_matrix(given.model, printer)
-        else:
-            wanted["imatrix"], made = _matrix_beside(given, wanted, collect_options, printer)
-    source = apex.open_model(given.model)
-    plan = apex.plan(source, **wanted)
-    check_plan_outputs([plan], [given.out], overwrite=given.overwrite)
+        imatrix, made = _automatic(given, wanted, source, collect_options, printer)
+    outputs = _outputs(given, wanted, source, imatrix, printer)
     if given.dry_run:
-        source.require_data()
-        printer.data(plan.to_dict)
-        print_plan(plan, printer)
+        _show(outputs, source, printer)
         return
-    for text in plan.notes:
-        printer.note(text)
     left = "nothing was left behind" if made is None else f"{made} stays for the next time"
     with ending(left), showing_progress("quantizing", printer) as advance:
-        result = apex.quantize(
-            plan,
-            given.out,
-            threads=given.threads,
-            max_memory=memory,
-            overwrite=given.overwrite,
-            backend=given.backend,
-            devices=devices,
+        results = apex.quantize_all(
+            outputs,
+            settings,
             source=source,
             progress=lambda step: advance(step.done_bytes, step.total_bytes, step.tensor),
         )
-    for text in result.notes:
+    for text in results[0].notes if results else ():
         printer.note(text)
-    report = _verify(given, result, wanted, printer) if given.verify else None
-    printer.data(lambda: _to_dict(result, report))
-    print_result(result, printer)
-    if report is not None:
-        printer.line()
-        print_report(report, printer, tensors=False)
-        require_sound(report, result.paths[0])
+    _finish(given, wanted, results, imatrix, printer)
+
+
+def _outputs(
+    given: QuantizeArguments,
+    wanted: Wanted,
+    source: ModelFile,
+    imatrix: Path | ImportanceMatrix | None,
+    printer: Printer,
+) -> dict[Path, Plan]:
+    """What is to be written, checked, with the plans' notes printed."""
+    from apex.quantizing import check_plan_outputs
+
+    outputs = plan_all(source, wanted, imatrix)
+    if wanted.folder is not None and not given.overwrite:
+        outputs, done = leave_out_done(outputs)
+        for path in done:
+            printer.say(f"{path} is there and up to date")
+    check_plan_outputs(list(outputs.values()), list(outputs), overwrite=given.overwrite)
+    if not given.dry_run:
+        for path, plan in outputs.items():
+            for text in plan.notes:
+                printer.note(text if wanted.folder is None else f"{path.name}: {text}")
+    return outputs
+
+
+def _show(outputs: dict[Path, Plan], source: ModelFile, printer: Printer) -> None:
+    source.require_data()
+    plans = list(outputs.values())
+    printer.data(lambda: plans[0].to_dict() if len(plans) == 1 else [p.to_dict() for p in plans])
+    for plan in plans:
+        print_plan(plan, printer)
+
+
+def _finish(
+    given: QuantizeArguments,
+    wanted: Wanted,
+    results: Sequence[QuantizeResult],
+    imatrix: Path | ImportanceMatrix | None,
+    printer: Printer,
+) -> None:
+    """Compare what was written with the model, if that is wanted, and show all of it."""
+    path = imatrix if isinstance(imatrix, Path) else None
+    reports: list[VerifyReport | None] = [None] * len(results)
+    if given.verify:
+        reports = [_verify(wanted.model, result, path, given, printer) for result in results]
+    if wanted.folder is None:
+        printer.data(lambda: result_to_dict(results[0], reports[0]))
+        print_result(results[0], printer)
+    else:
+        printer.data(lambda: [result_to_dict(*pair) for pair in zip(results, reports, strict=True)])
+        print_several(results, printer)
+    for result, report in zip(results, reports, strict=True):
+        if report is not None:
+            printer.line()
+            if wanted.folder is not None:
+                printer.line(str(result.paths[0]))
+            print_report(report, printer, tensors=False)
+            require_sound(report, result.paths[0])
 
 
 def _verify(
-    given: QuantizeArguments, result: QuantizeResult, wanted: PlanOptions, printer: Printer
-) -> VerifyReport:
-    imatrix = wanted["imatrix"]
-    path = Path(imatrix) if isinstance(imatrix, (str, Path)) else None
-    with ending(f"{result.paths[0]} is complete, but was not compared"):
-        return compare(result.paths[0], given.model, path, given.threads, printer)
-
-
-def _matrix_beside(
+    model: Path,
+    result: QuantizeResult,
+    imatrix: Path | None,
     given: QuantizeArguments,
-    wanted: PlanOptions,
+    printer: Printer,
+) -> VerifyReport:
+    used = imatrix if result.plan.imatrix is not None else None
+    with ending(f"{result.paths[0]} is complete, but was not compared"):
+        return compare(result.paths[0], model, used, given.threads, printer)
+
+
+def _automatic(
+    given: QuantizeArguments,
+    wanted: Wanted,
+    model: ModelFile,
     collect_options: CollectOptions | None,
     printer: Printer,
-) -> tuple[Path, Path | None]:
+) -> tuple[Path | ImportanceMatrix, Path | None]:
     """The importance matrix beside the model, and once more if it was made now.
 
-    Everything else is checked before, with an importance matrix that has all there could be.
+    Everything else is checked before, with an importance matrix that has all there could be; where
+    nothing is written, that one is enough.
     """
-    import apex
     from apex.calibration.automatic import calibrate_beside, expected_matrix, matrix_beside
     from apex.quantizing import check_plan_outputs
 
-    model = apex.open_model(given.model)
+    if given.dry_run:
+        return planned_matrix(wanted.model, printer), None
     found = matrix_beside(model)
     if found is not None:
         printer.say(f"using {found}, made of this model before")
         return found, None
     expected = expected_matrix(model)
-    expecting = wanted.copy()
-    expecting["imatrix"] = expected
-    plan = apex.plan(model, **expecting)
+    outputs = plan_all(model, wanted, expected)
+    if wanted.folder is not None and not given.overwrite:
+        outputs, _ = leave_out_done(outputs)
     model.require_data()
-    check_plan_outputs([plan], [given.out], overwrite=given.overwrite)
+    check_plan_outputs(list(outputs.values()), list(outputs), overwrite=given.overwrite)
     printer.say(f"making {expected.path} from the built-in texts")
     with showing_calibration(printer) as progress:
         path, result = calibrate_beside(model, options=collect_options, progress=progress)
@@ -227,48 +332,3 @@ def _matrix_beside(
         return path, None
     print_calibration(result, printer)
     return path, path
-
-
-def print_result(result: QuantizeResult, printer: Printer) -> None:
-    """What was written, and where the time went."""
-    plan, timings = result.plan, result.timings
-    print_roles(plan, f"{plan.model.path.name} as {plan.tier or plan.file_type}", printer)
-    for path in result.paths:
-        printer.line(f"wrote {path}, {output.size(path.stat().st_size)}")
-    speed = plan.model.bytes / max(timings.total, 1e-9) / 1e6
-    stages = {"reading": timings.reading, "quantizing": timings.quantizing}
-    if result.devices:
-        stages = {
-            "preparing": timings.preparing,
-            "reading": timings.reading,
-            "copying to the GPU": timings.copying_in,
-            "its kernels": timings.computing,
-            "copying back": timings.copying_out,
-            "the processor": timings.quantizing,
-        }
-    stages["writing"] = timings.writing
-    busy = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in stages.items())
-    printer.line(
-        f"{timings.total:.1f} s, {speed:.0f} MB/s of the source; stages that overlap: {busy}; "
-        f"then syncing {timings.syncing:.1f} s"
-    )
-    for device in result.devices:
-        share = 100 * device.bytes / max(plan.model.bytes, 1)
-        printer.line(
-            f"GPU {device.index}, {device.name}: {share:.0f} % of the source, "
-            f"{output.size(device.memory)} of its memory; slabs of "
-            f"{output.size(result.slab_memory)} in this process"
-        )
-
-
-def _to_dict(result: QuantizeResult, report: VerifyReport | None) -> dict[str, Any]:
-    return {
-        "plan": result.plan.to_dict(),
-        "paths": [str(path) for path in result.paths],
-        "bytes": result.bytes,
-        "seconds": result.timings.to_dict(),
-        "devices": [vars(device) for device in result.devices],
-        "slab_memory": result.slab_memory,
-        "notes": list(result.notes),
-        "verification": None if report is None else report.to_dict(),
-    }

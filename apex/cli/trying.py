@@ -10,9 +10,9 @@ import typer
 
 from apex.cli.output import Printer
 from apex.cli.progress import showing_progress
-from apex.cli.quantizing import print_result
 from apex.cli.stopping import ending
 from apex.cli.verifying import print_report
+from apex.cli.written import print_result
 from apex.errors import OutputError
 
 __all__ = ["demo"]

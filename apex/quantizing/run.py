@@ -117,6 +117,8 @@ def _quantize(
     started: float,
 ) -> tuple[QuantizeResult, ...]:
     plans = list(outputs.values())
+    if not plans:
+        return ()
     source = _checked_source(plans, source)
     paths = check_plan_outputs(plans, list(outputs), overwrite=settings.overwrite)
     timings = Timings()

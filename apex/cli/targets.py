@@ -1,0 +1,144 @@
+"""What a quantize command makes: one plan and one output for each tier, file type or plan file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from apex.errors import UsageError
+
+if TYPE_CHECKING:
+    from apex import Plan, Source
+    from apex.cli.quantizing import QuantizeArguments
+    from apex.files import ImportanceMatrix
+    from apex.planning import PlanOptions
+
+__all__ = ["Wanted", "leave_out_done", "plan_all", "wanted_of"]
+
+_USE = "apex quantize MODEL OUT --tier i-quality, or -o FOLDER for several files"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the command line asks for.
+
+    Attributes:
+        model: the model.
+        out: the output; None where outputs are named in ``folder``.
+        folder: where the outputs go, or None.
+        options: of each plan to make.
+        plan: a plan that was made before, in place of options.
+    """
+
+    model: Path
+    out: Path | None
+    folder: Path | None
+    options: tuple[PlanOptions, ...]
+    plan: Plan | None = None
+
+
+def wanted_of(given: QuantizeArguments) -> Wanted:
+    """Read the names and targets. Raises UsageError, PlanError."""
+    if given.plan is not None:
+        return _of_plan_file(given, given.plan)
+    if given.model is None:
+        raise UsageError("The model is missing.", _USE)
+    if given.folder is None and given.out is None:
+        raise UsageError("The name of the output is missing.", _USE)
+    if given.folder is not None and given.out is not None:
+        raise UsageError(
+            f"{given.out} names one output, and -o {given.folder} names a folder for all.",
+            "leave out one of the two",
+        )
+    options = [given.options_for(tier, None) for tier in _tiers(given.tier or ())]
+    for file_type in given.file_type or ():
+        chosen = given.options_for(None, file_type)
+        if given.tier:  # the widths are for the tiers
+            chosen.update({"edge_layers": None, "near_layers": None})
+        options.append(chosen)
+    if len(options) > 1 and given.folder is None:
+        raise UsageError(
+            f"{len(options)} tiers and file types do not go into one file.",
+            "give a folder for one file each, with -o, or choose one of them",
+        )
+    return Wanted(given.model, given.out, given.folder, options or (given.options_for(None, None),))
+
+
+def _tiers(names: Sequence[str]) -> list[str]:
+    from apex.policy import tiers
+
+    every = [recipe.name for recipe in tiers()]
+    chosen = [tier for name in names for tier in (every if name == "all" else [name])]
+    return list(dict.fromkeys(chosen))
+
+
+def _of_plan_file(given: QuantizeArguments, path: Path) -> Wanted:
+    from apex.planning import load_plan
+
+    if given.is_choosing():
+        raise UsageError(
+            "A plan is complete: no option can change what it makes.",
+            "leave out the options for tiers, types, importance and shards",
+        )
+    plan = load_plan(path)
+    # With one name, it is the output's: the plan knows its model.
+    model = given.model if given.out is not None else None
+    out = given.out or given.model
+    if (out is None) == (given.folder is None):
+        raise UsageError(
+            "The name of the output is missing."
+            if out is None
+            else f"{out} names one output, and -o {given.folder} names a folder.",
+            f"apex quantize --plan {path} OUT",
+        )
+    return Wanted(model or plan.model.path, out, given.folder, (), plan)
+
+
+def plan_all(
+    source: Source, wanted: Wanted, imatrix: Path | ImportanceMatrix | None
+) -> dict[Path, Plan]:
+    """The plan of every output, by its name."""
+    import apex
+    from apex.files import load_imatrix
+    from apex.quantizing import output_name
+
+    if wanted.plan is not None:
+        plans = [wanted.plan]
+    else:
+        # Opened once for all plans.
+        matrix = load_imatrix(imatrix) if isinstance(imatrix, Path) else imatrix
+        plans = [
+            apex.plan(source, **with_matrix(options, matrix, joint=wanted.folder is not None))
+            for options in wanted.options
+        ]
+    if wanted.folder is None:
+        assert wanted.out is not None
+        return {wanted.out: plans[0]}
+    result: dict[Path, Plan] = {}
+    for plan in plans:
+        path = wanted.folder / output_name(plan)
+        if path in result:
+            raise UsageError(f"{path} would be written twice.", "give every target once")
+        result[path] = plan
+    return result
+
+
+def with_matrix(
+    options: PlanOptions, matrix: ImportanceMatrix | None, *, joint: bool
+) -> PlanOptions:
+    """The options with the importance matrix; beside an i- tier, the plain tier goes without."""
+    from apex.policy import is_tier, load_recipe
+
+    tier = options.get("tier")
+    is_plain = tier is not None and is_tier(tier) and load_recipe(tier).importance == "none"
+    return {**options, "imatrix": None if joint and is_plain else matrix}
+
+
+def leave_out_done(outputs: dict[Path, Plan]) -> tuple[dict[Path, Plan], list[Path]]:
+    """The outputs that are still to be made, and those that are there and up to date."""
+    from apex.quantizing import is_done
+
+    done = [path for path, plan in outputs.items() if is_done(plan, path)]
+    return {path: plan for path, plan in outputs.items() if path not in done}, done
