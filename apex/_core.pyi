@@ -330,7 +330,7 @@ class Device:
 
 class Outcome:
     """
-    What became of a slab on a GPU; times in seconds.
+    What became of a job on a GPU; times in seconds.
     """
     @property
     def computing(self) -> float: ...
@@ -341,7 +341,7 @@ class Outcome:
     @property
     def is_sound(self) -> bool:
         """
-        Otherwise a weight is NaN, infinite or too large, and the bytes are void.
+        Otherwise a weight is NaN, infinite or too large for a target, and all bytes are void.
         """
 
 class Bandwidth:
@@ -360,7 +360,7 @@ class Bandwidth:
 
 class DeviceQuantizer:
     """
-    A GPU with room for several slabs of rows, whose copies and kernels overlap. The limits are those of the largest slab. For one thread at a time. Raises DeviceError.
+    A GPU with slots for several jobs, whose copies and kernels overlap. The limits are those of the largest job: target_bytes and importance_values are sums over its targets, and targets says how many it has. For one thread at a time. Raises DeviceError.
     """
     def __init__(
         self,
@@ -372,6 +372,7 @@ class DeviceQuantizer:
         importance_values: int = 0,
         rows: int,
         dequantized_weights: int = 0,
+        targets: int = 1,
     ) -> None: ...
     def submit(
         self,
@@ -379,12 +380,10 @@ class DeviceQuantizer:
         src: _Buffer,
         src_type: str,
         shape: collections.abc.Sequence[int],
-        type: str,
-        importance: _Buffer | None,
-        out: _Buffer,
+        targets: collections.abc.Sequence[tuple[str, _Buffer | None, _Buffer]],
     ) -> None:
         """
-        Begins with a slab and returns. src and out must stay as they are until wait(); only memory of host_memory() is copied while other work goes on.
+        Begins with a job and returns. A target is (type, importance, out): float32 of (columns,) or (experts, columns), or None, and memory for the bytes of the rows. src and every out must stay as they are until wait(); only memory of host_memory() is copied while other work goes on. Raises DeviceError, and ValueError where there is no kernel for a target, or the job is larger than the limits.
         """
     def time_kernels(
         self,
@@ -392,17 +391,15 @@ class DeviceQuantizer:
         src: _Buffer,
         src_type: str,
         shape: collections.abc.Sequence[int],
-        type: str,
-        importance: _Buffer | None,
-        out: _Buffer,
+        targets: collections.abc.Sequence[tuple[str, _Buffer | None, _Buffer]],
         repeats: int,
     ) -> float:
         """
-        Runs the kernels of the last slab again on what lies on the GPU: the fastest, in seconds.
+        Runs the kernels of the last job again on what lies on the GPU: the fastest, in seconds.
         """
     def wait(self, slot: int) -> Outcome:
         """
-        Waits for a slab. Raises DeviceError; the output is then void.
+        Waits for the job in a slot; what became of it, which is sound only if all of its targets are. Raises DeviceError; every out is then void.
         """
 
 class Model:
@@ -698,7 +695,7 @@ def first_match(
     patterns: collections.abc.Sequence[str], names: collections.abc.Sequence[str]
 ) -> list[int]:
     """
-    For each name the index of the first pattern found in it (std::regex_search), or -1. Raises ValueError for a malformed pattern.
+    For each name the index of the first pattern found in it (std::regex_search), or -1. Raises ValueError for a pattern that is malformed, too long or takes too long to match. The GIL is released; signals are looked at.
     """
 
 def gpu_backends() -> list[str]:
@@ -772,41 +769,6 @@ def quantize(
 
     Raises ValueError for arguments that do not fit together, BadDataError for weights that are NaN or
     infinite or too large for the type.
-    """
-
-def quantize_with_ggml(src: _Buffer, type: str, importance: _Buffer | None = None) -> typing.Any:
-    """
-    ggml_quantize_chunk itself, for float32 on one thread and without checks: the reference that quantize() is compared with.
-    """
-
-def quantize_with_kernel(
-    src: _Buffer, type: str, importance: _Buffer | None, isa: str
-) -> typing.Any:
-    """
-    The kernel of one of available_isas() itself, as quantize_with_ggml is ggml's.
-    """
-
-def quantize_with_llama(
-    input: str,
-    output: str,
-    file_type: str,
-    *,
-    importance: collections.abc.Mapping[
-        str, typing.Annotated[numpy.typing.ArrayLike, numpy.float32]
-    ] = {},
-    tensor_types: collections.abc.Sequence[tuple[str, str]] = [],
-    output_tensor_type: str | None = None,
-    token_embedding_type: str | None = None,
-    pure: bool = False,
-    quantize_output_tensor: bool = True,
-    copy: bool = False,
-    allow_requantize: bool = False,
-    keep_split: bool = False,
-    overrides: collections.abc.Sequence[tuple[str, bool | int | float | str]] = [],
-    threads: int = 0,
-) -> None:
-    """
-    Runs llama_model_quantize, the reference that apex is compared with. Raises ModelError.
     """
 
 def tensor_types() -> list[TensorType]:

@@ -42,7 +42,7 @@ class ApexError(Exception):
 
 
 class UsageError(ApexError):
-    """An option, a recipe or a pattern makes no sense (exit status 2)."""
+    """An option, a recipe or a pattern cannot be used as given (exit status 2)."""
 
     exit_code = 2
 

@@ -13,7 +13,7 @@ BACKENDS = ("auto", "cpu", "cuda")
 
 
 def gpus() -> tuple[_core.Device, ...]:
-    """The GPUs of this machine that this build has kernels for; none is no error."""
+    """The GPUs of this machine that this build has kernels for; without any, an empty tuple."""
     try:
         return tuple(device for device in _core.devices() if device.is_supported)
     except _core.DeviceError:
@@ -23,14 +23,17 @@ def gpus() -> tuple[_core.Device, ...]:
 def choose_gpus(backend: str, devices: Sequence[int] | None) -> tuple[_core.Device, ...]:
     """The GPUs that a run uses; none for the processor alone.
 
-    Raises UsageError for a backend that there is not, DeviceError where a GPU is asked for and
+    Raises UsageError for an unknown backend, DeviceError where a GPU is asked for and
     cannot be had.
     """
     if backend not in BACKENDS:
         raise UsageError(f"There is no backend {backend!r}.", "use auto, cpu or cuda")
     if backend == "cpu":
         if devices:
-            raise UsageError("The backend cpu has no devices.", "leave out one of both")
+            raise UsageError(
+                "The backend cpu uses no GPU, but GPUs are named.",
+                "leave out the backend or the GPUs",
+            )
         return ()
     if backend == "auto" and not devices:
         return gpus()
@@ -50,7 +53,8 @@ def choose_gpus(backend: str, devices: Sequence[int] | None) -> tuple[_core.Devi
     for index in dict.fromkeys(devices or known):
         if index not in known:
             raise DeviceError(
-                f"There is no GPU {index}.", f"here are: {', '.join(map(str, known))}"
+                f"There is no GPU {index}.",
+                f"this machine has: {', '.join(map(str, known)) or 'none'}",
             )
         if not known[index].is_supported:
             raise DeviceError(

@@ -129,9 +129,9 @@ def load_model(
     with running(file.path):
         if gpu_layers:
             _require_gpu()
-            need = _core.memory_need(str(file.path), load_mtp=mtp, gpu_layers=gpu_layers)
+            need = _core.memory_need(os.fsencode(file.path), load_mtp=mtp, gpu_layers=gpu_layers)
             _check_gpu_memory(f"Loading {file.path}", need["device_model"])
-        return file, _core.Model(str(file.path), mtp=mtp, gpu_layers=gpu_layers)
+        return file, _core.Model(os.fsencode(file.path), mtp=mtp, gpu_layers=gpu_layers)
 
 
 def _require_gpu() -> None:
@@ -171,7 +171,7 @@ def make_context(
         "mtp": mtp,
     }
     with running(file.path):
-        need = _core.memory_need(str(file.path), **sizes, gpu_layers=options.gpu_layers)
+        need = _core.memory_need(os.fsencode(file.path), **sizes, gpu_layers=options.gpu_layers)
         check_memory(file.path, need)
         return _core.Context(
             model,

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from apex import _core
-from apex.errors import ImatrixError, ModelFileError
+from apex.errors import ImatrixError, ModelFileError, UsageError
 from apex.files import ImportanceMatrix, load_imatrix
 from apex.planning import ImportanceReference, find_importance
 from apex.policy import Layout, Role, role_of
@@ -164,8 +164,12 @@ def verify(
     progress: called with the bytes of the source that are done, and of all.
 
     Raises ModelFileError where a tensor is missing on either side or has another shape,
-    ImatrixError where the importance matrix is of another model.
+    ImatrixError where the importance matrix is of another model, UsageError for negative threads.
     """
+    if threads < 0:
+        raise UsageError(
+            f"{threads} threads cannot work.", "give a number of threads, or 0 for all"
+        )
     ours = open_model(quantized) if isinstance(quantized, (str, os.PathLike)) else quantized
     theirs = open_model(source) if isinstance(source, (str, os.PathLike)) else source
     matrix = None if imatrix is None else load_imatrix(imatrix)

@@ -6,13 +6,13 @@ import filecmp
 from pathlib import Path
 from typing import Any
 
+import apex_reference
 import gguf
 import numpy as np
 import pytest
 from gpu.models import write_matrix
 
 import apex
-from apex import _core
 
 LAYERS, HIDDEN, WIDTH, EXPERTS = 40, 2048, 512, 8
 
@@ -98,7 +98,7 @@ def bench_file(
         }
         rules = [tuple(line.split("=")) for line in plan.tensor_type_file().split()]
         benchmark.pedantic(
-            _core.quantize_with_llama,
+            apex_reference.quantize_with_llama,
             args=(str(model), str(theirs), plan.file_type),
             kwargs={
                 "importance": importance,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import apex_reference
 import numpy as np
 import pytest
 
@@ -33,10 +34,10 @@ def bench_type(benchmark: Any, type_name: str, kind: str, who: str) -> None:
     weight = IMPORTANCE if kind == "weighted" else None
 
     def ggml() -> Any:
-        return _core.quantize_with_ggml(WEIGHTS, type_name, weight)
+        return apex_reference.quantize_with_ggml(WEIGHTS, type_name, weight)
 
     def kernel() -> Any:
-        return _core.quantize_with_kernel(WEIGHTS, type_name, weight, who)
+        return apex_reference.quantize_with_kernel(WEIGHTS, type_name, weight, who)
 
     measured = ggml if who == "ggml" else kernel
     assert np.array_equal(measured(), ggml())

@@ -9,7 +9,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args, get_type_hints
 
 import typer
 
@@ -38,6 +38,9 @@ def as_command(function: Callable[[Given], None]) -> Callable[..., None]:
     """A function of one object of arguments as Typer wants it: with a parameter per field."""
     (kind,) = (hint for name, hint in get_type_hints(function).items() if name != "return")
     hints = get_type_hints(kind, include_extras=True)
+    for hint in hints.values():
+        for info in get_args(hint)[1:]:
+            info.readable = False  # who reads a file says so, with the exit status that fits
 
     def command(**given: Any) -> None:
         function(kind(**given))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,11 +62,11 @@ def _open(path: Path) -> tuple[ModelFile, str]:
         return open_model(path), ""
     except ModelFileError as error:
         try:  # a shard without the others, or a vocabulary without tensors, can still be shown
-            header = _core.Header.read(str(path))
+            header = _core.Header.read(os.fsencode(path))
             all(header.keys())
+            tensors, offsets, missing = tensor_table([path], [header])  # decodes the names
         except (ValueError, OSError):
             raise error from None
-        tensors, offsets, missing = tensor_table([path], [header])
         return ModelFile(path, (path,), (header,), tensors, offsets, missing), error.message
 
 

@@ -170,11 +170,15 @@ def _sentence(text: str, width: int | None) -> list[str]:
 
 def printable(text: str) -> str:
     """The text with control characters escaped: a file cannot steer the terminal."""
-    if text.isprintable():
-        return text
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
-    )
+    return text if text.isprintable() else "".join(map(_escaped, text))
+
+
+def _escaped(char: str) -> str:
+    if char.isprintable():
+        return char
+    if "\udc80" <= char <= "\udcff":  # how Python reads a byte of a name that is not UTF-8
+        return f"\\x{ord(char) - 0xDC00:02x}"
+    return char.encode("unicode_escape").decode()
 
 
 def finite(data: Any) -> Any:

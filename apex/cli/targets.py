@@ -63,7 +63,9 @@ def wanted_of(given: QuantizeArguments) -> Wanted:
             f"{len(options)} tiers and file types do not go into one file.",
             "give a folder for one file each, with -o, or choose one of them",
         )
-    return Wanted(given.model, given.out, given.folder, options or (given.options_for(None, None),))
+    if not options:
+        options.append(given.options_for(None, None))
+    return Wanted(given.model, given.out, given.folder, tuple(options))
 
 
 def _tiers(names: Sequence[str]) -> list[str]:

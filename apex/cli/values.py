@@ -53,6 +53,7 @@ def parse_override(text: str) -> tuple[str, MetadataValue]:
     key, equals, rest = text.partition("=")
     kind, colon, value = rest.partition(":")
     try:
+        text.encode()  # a ValueError where it is not UTF-8
         if not (key and equals and colon):
             raise ValueError
         if kind == "int":

@@ -38,7 +38,7 @@ class ImportanceEntry:
 
     Attributes:
         sums: float32 (experts, columns): sums of squared activations. In a .dat file, whose format
-            knows no experts, (1, values of all experts).
+            does not record experts, (1, values of all experts).
         counts: float32 (experts,): how many rows each sum was taken over.
     """
 
@@ -110,6 +110,8 @@ def load_imatrix(path: str | os.PathLike[str]) -> ImportanceMatrix:
     """
     name = os.fspath(path)
     try:
+        if not Path(name).is_file() and Path(name).exists():  # a pipe would be waited for
+            raise ImatrixError(f"{name} is not a regular file.", "name an importance matrix")
         with Path(name).open("rb") as file:
             magic = file.read(4)
             if not magic:
@@ -151,8 +153,8 @@ def _load_gguf(name: str, data: mmap.mmap) -> ImportanceMatrix:
         )
     if not entries:
         raise ImatrixError(
-            f"{name} is a GGUF file, but no importance matrix.",
-            "llama-imatrix writes one; a model is not one",
+            f"{name} is a GGUF file, but not an importance matrix.",
+            "apex imatrix and llama-imatrix write importance matrices",
         )
     return ImportanceMatrix(
         name,
@@ -229,7 +231,7 @@ def _load_legacy(name: str, data: mmap.mmap) -> ImportanceMatrix:
             datasets = (dataset,) if dataset else ()
     except (ValueError, struct.error):
         raise ImatrixError(
-            f"{name} is no importance matrix, or is truncated.",
+            f"{name} is not an importance matrix, or is truncated.",
             "give a file that llama-imatrix wrote, in GGUF form or as .dat",
         ) from None
     return ImportanceMatrix(name, entries, datasets, chunk_count, is_legacy=True, content=data)

@@ -130,7 +130,7 @@ class ModelFile:
     def new_header(self) -> _core.Header:
         """The metadata without tensors, read anew, so that every byte of it is kept."""
         try:
-            return _core.Header.read_metadata(str(self.path))
+            return _core.Header.read_metadata(os.fsencode(self.path))
         except (_core.HeaderError, OSError) as error:
             raise _changed(self.path, error) from None
 
@@ -257,7 +257,9 @@ def open_model(path: str | os.PathLike[str]) -> ModelFile:
 
 def _read_header(path: Path) -> _core.Header:
     try:
-        header = _core.Header.read(str(path))
+        if not path.is_file() and path.exists():  # a pipe would be waited for
+            raise ModelFileError(f"{path} is not a regular file.", "name a GGUF file")
+        header = _core.Header.read(os.fsencode(path))
         names = [*header.keys(), *(info.name for info in header.tensors())]  # decodes them
     except UnicodeDecodeError:
         raise ModelFileError(

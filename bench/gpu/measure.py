@@ -114,14 +114,15 @@ def measure_type(
         importance_values=COLUMNS if weighted else 0,
         rows=rows,
     )
-    slab = (weights.view(np.uint16), "F16", [rows, COLUMNS], type_name, importance, out)
-    quantizer.submit(0, *slab)
+    targets = [(type_name, importance, out)]
+    job = (weights.view(np.uint16), "F16", [rows, COLUMNS], targets)
+    quantizer.submit(0, *job)
     assert quantizer.wait(0).is_sound
     expected = _core.quantize(small, type_name, importance)
     assert np.array_equal(
         out.reshape(rows // 64, 64, row_bytes), np.tile(expected, (rows // 64, 1, 1))
     )
-    seconds = quantizer.time_kernels(0, *slab, 5)
+    seconds = quantizer.time_kernels(0, *job, 5)
     operations = TYPES[type_name][weighted]
     assert operations is not None
     bytes_per_weight = 2 + row_bytes / COLUMNS

@@ -68,13 +68,13 @@ Weights to_weights(const py::buffer & source, const std::optional<std::string> &
     if (!shape && !(facts.block_weights == 1 && info.itemsize == facts.block_bytes)) {
         const py::ssize_t row_bytes = dimensions.back() * info.itemsize;
         if (row_bytes % facts.block_bytes != 0) {
-            throw py::value_error("the source's rows are no whole blocks of " + facts.name);
+            throw py::value_error("the source's rows are not whole blocks of " + facts.name);
         }
         dimensions.back() = row_bytes / facts.block_bytes * facts.block_weights;
     }
     if (dimensions.back() % facts.block_weights != 0) {
         throw py::value_error("rows of " + std::to_string(dimensions.back()) +
-                              " weights are no whole blocks of " + facts.name + " (" +
+                              " weights are not whole blocks of " + facts.name + " (" +
                               std::to_string(facts.block_weights) + " weights)");
     }
     result.shape.columns = dimensions.back();

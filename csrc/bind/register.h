@@ -9,7 +9,7 @@ void register_types(pybind11::module_ & module);
 void register_gguf(pybind11::module_ & module);
 void register_engine(pybind11::module_ & module);
 void register_quantizer(pybind11::module_ & module);
-void register_imatrix(pybind11::module_ & module);
+void register_statistics(pybind11::module_ & module);
 void register_cuda(pybind11::module_ & module);
 void register_inference(pybind11::module_ & module);
 

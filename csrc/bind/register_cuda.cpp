@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <optional>
+#include <tuple>
 
 #include "arguments.h"
 #include "cuda/gpu.h"
@@ -14,60 +15,60 @@ namespace apex::bind {
 namespace {
 
 using cuda::HostMemory;
+using cuda::JobLimits;
 using cuda::Quantizer;
-using cuda::Slab;
-using cuda::SlabLimits;
 using OptionalBuffer = std::optional<py::buffer>;
+using Targets = std::vector<std::tuple<std::string, OptionalBuffer, py::buffer>>;
 
-// A slab of a call, with what has to stay alive for it.
+// A job of a call, with what has to stay alive for it.
 struct Call {
     Call(const py::buffer & source, const std::string & source_type,
-         const std::vector<py::ssize_t> & shape, const std::string & type,
-         const OptionalBuffer & importance_values, const py::buffer & out)
-        : weights(to_weights(source, source_type, shape)),
-          importance(importance_values, weights.shape) {
-        const ggml_type target_type = to_type(type);
+         const std::vector<py::ssize_t> & shape, const Targets & targets)
+        : weights(to_weights(source, source_type, shape)) {
         const engine::Shape & extent = weights.shape;
-        if (extent.columns % engine::facts_of(target_type).block_weights != 0) {
-            throw py::value_error("the rows are no whole blocks of " + type);
+        job = {weights.buffer.ptr, weights.type, extent.experts, extent.rows, extent.columns, {}};
+        for (const auto & [name, importance, out] : targets) {
+            const ggml_type type = to_type(name);
+            if (extent.columns % engine::facts_of(type).block_weights != 0) {
+                throw py::value_error("the rows are not whole blocks of " + name);
+            }
+            const auto bytes =
+                static_cast<size_t>(extent.all_rows()) * ggml_row_size(type, extent.columns);
+            importances.emplace_back(importance, extent);
+            outputs.push_back(to_output(out, bytes));
+            job.targets.push_back({type, importances.back().data(), outputs.back().ptr});
         }
-        const auto bytes =
-            static_cast<size_t>(extent.all_rows()) * ggml_row_size(target_type, extent.columns);
-        target = to_output(out, bytes);
-        slab = {weights.buffer.ptr, weights.type,      extent.experts, extent.rows,
-                extent.columns,     importance.data(), target.ptr,     target_type};
     }
 
     Weights weights;
-    Importance importance;
-    py::buffer_info target;
-    Slab slab;
+    std::vector<Importance> importances;
+    std::vector<py::buffer_info> outputs;
+    cuda::Job job;
 };
 
 std::shared_ptr<Quantizer> make_quantizer(int device, int slots, size_t source_bytes,
                                           size_t target_bytes, size_t importance_values,
-                                          size_t rows, size_t dequantized_weights) {
-    const SlabLimits limits{source_bytes, target_bytes, importance_values, rows,
-                            dequantized_weights};
+                                          size_t rows, size_t dequantized_weights, size_t targets) {
+    const JobLimits limits{source_bytes, target_bytes,        importance_values,
+                           rows,         dequantized_weights, targets};
     py::gil_scoped_release release;
     return std::make_shared<Quantizer>(device, slots, limits);
 }
 
 void submit(Quantizer & quantizer, int slot, const py::buffer & source,
             const std::string & source_type, const std::vector<py::ssize_t> & shape,
-            const std::string & type, const OptionalBuffer & importance, const py::buffer & out) {
-    const Call call(source, source_type, shape, type, importance, out);
+            const Targets & targets) {
+    const Call call(source, source_type, shape, targets);
     py::gil_scoped_release release;
-    quantizer.submit(slot, call.slab);
+    quantizer.submit(slot, call.job);
 }
 
 double time_kernels(Quantizer & quantizer, int slot, const py::buffer & source,
                     const std::string & source_type, const std::vector<py::ssize_t> & shape,
-                    const std::string & type, const OptionalBuffer & importance,
-                    const py::buffer & out, int repeats) {
-    const Call call(source, source_type, shape, type, importance, out);
+                    const Targets & targets, int repeats) {
+    const Call call(source, source_type, shape, targets);
     py::gil_scoped_release release;
-    return quantizer.time_kernels(slot, call.slab, repeats);
+    return quantizer.time_kernels(slot, call.job, repeats);
 }
 
 py::array_t<float> dequantize(const py::buffer & source, const std::string & type, int device) {
@@ -94,9 +95,7 @@ py::array_t<uint8_t> make_host_memory(size_t bytes) {
                                 owner);
 }
 
-}  // namespace
-
-void register_cuda(py::module_ & module) {
+void register_structs(py::module_ & module) {
     using cuda::Bandwidth;
     using cuda::Device;
     using cuda::Outcome;
@@ -111,9 +110,11 @@ void register_cuda(py::module_ & module) {
         .def_readonly("clock", &Device::clock, "Of them at most, in Hz.")
         .def_readonly("is_supported", &Device::is_supported,
                       "Whether this build has kernels for it.");
-    py::class_<Outcome>(module, "Outcome", "What became of a slab on a GPU; times in seconds.")
-        .def_readonly("is_sound", &Outcome::is_sound,
-                      "Otherwise a weight is NaN, infinite or too large, and the bytes are void.")
+    py::class_<Outcome>(module, "Outcome", "What became of a job on a GPU; times in seconds.")
+        .def_readonly(
+            "is_sound", &Outcome::is_sound,
+            "Otherwise a weight is NaN, infinite or too large for a target, and all bytes are "
+            "void.")
         .def_readonly("copying_in", &Outcome::copying_in)
         .def_readonly("computing", &Outcome::computing)
         .def_readonly("copying_out", &Outcome::copying_out);
@@ -121,24 +122,38 @@ void register_cuda(py::module_ & module) {
         .def_readonly("to_device", &Bandwidth::to_device)
         .def_readonly("from_device", &Bandwidth::from_device)
         .def_readonly("on_device", &Bandwidth::on_device, "Read and written bytes together.");
+}
+
+void register_device_quantizer(py::module_ & module) {
     py::class_<Quantizer, std::shared_ptr<Quantizer>>(
         module, "DeviceQuantizer",
-        "A GPU with room for several slabs of rows, whose copies and kernels overlap. The limits "
-        "are those of the largest slab. For one thread at a time. Raises DeviceError.")
+        "A GPU with slots for several jobs, whose copies and kernels overlap. The limits are those "
+        "of the largest job: target_bytes and importance_values are sums over its targets, and "
+        "targets says how many it has. For one thread at a time. Raises DeviceError.")
         .def(py::init(&make_quantizer), py::arg("device"), py::arg("slots"), py::kw_only(),
              py::arg("source_bytes"), py::arg("target_bytes"), py::arg("importance_values") = 0,
-             py::arg("rows"), py::arg("dequantized_weights") = 0)
+             py::arg("rows"), py::arg("dequantized_weights") = 0, py::arg("targets") = 1)
         .def("submit", &submit, py::arg("slot"), py::arg("src"), py::arg("src_type"),
-             py::arg("shape"), py::arg("type"), py::arg("importance"), py::arg("out"),
-             "Begins with a slab and returns. src and out must stay as they are until wait(); only "
-             "memory of host_memory() is copied while other work goes on.")
+             py::arg("shape"), py::arg("targets"),
+             "Begins with a job and returns. A target is (type, importance, out): float32 of "
+             "(columns,) or (experts, columns), or None, and memory for the bytes of the rows. src "
+             "and every out must stay as they are until wait(); only memory of host_memory() is "
+             "copied while other work goes on. Raises DeviceError, and ValueError where there is "
+             "no kernel for a target, or the job is larger than the limits.")
         .def("wait", &Quantizer::wait, py::arg("slot"), py::call_guard<py::gil_scoped_release>(),
-             "Waits for a slab. Raises DeviceError; the output is then void.")
+             "Waits for the job in a slot; what became of it, which is sound only if all of its "
+             "targets are. Raises DeviceError; every out is then void.")
         .def("time_kernels", &time_kernels, py::arg("slot"), py::arg("src"), py::arg("src_type"),
-             py::arg("shape"), py::arg("type"), py::arg("importance"), py::arg("out"),
-             py::arg("repeats"),
-             "Runs the kernels of the last slab again on what lies on the GPU: the fastest, in "
+             py::arg("shape"), py::arg("targets"), py::arg("repeats"),
+             "Runs the kernels of the last job again on what lies on the GPU: the fastest, in "
              "seconds.");
+}
+
+}  // namespace
+
+void register_cuda(py::module_ & module) {
+    register_structs(module);
+    register_device_quantizer(module);
     module.def("cuda_is_built", &cuda::is_built, "Whether this build has kernels for GPUs.");
     module.def("devices", &cuda::devices,
                "The GPUs. Raises DeviceError, which says why, where there is none.");

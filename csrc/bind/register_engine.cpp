@@ -60,43 +60,6 @@ py::object quantize(const py::buffer & src, const std::string & type,
     return result;
 }
 
-// On one thread and without checks: ggml's function, or the kernel of an instruction set.
-py::object quantize_bare(const py::buffer & src, const std::string & type,
-                         const OptionalBuffer & importance, const OptionalName & isa) {
-    const Weights weights = to_weights(src, "F32", std::nullopt);
-    const ggml_type target_type = to_target_type(type, weights.shape);
-    const engine::TypeFacts & facts = engine::facts_of(target_type);
-    if (!facts.has_quantizer || (facts.needs_importance && !importance)) {
-        throw py::value_error("ggml cannot write " + facts.name + " so");
-    }
-    const Importance row_importance(importance, weights.shape);
-    auto [result, target] = output<uint8_t>(
-        std::nullopt, weights.rows_shape,
-        static_cast<py::ssize_t>(ggml_row_size(target_type, weights.shape.columns)));
-    {
-        py::gil_scoped_release release;
-        const auto * source = static_cast<const float *>(weights.buffer.ptr);
-        if (isa) {
-            engine::quantize_rows_with_kernel(source, weights.shape, target_type,
-                                              row_importance.data(), target, *isa);
-        } else {
-            engine::quantize_rows_with_ggml(source, weights.shape, target_type,
-                                            row_importance.data(), target);
-        }
-    }
-    return result;
-}
-
-py::object quantize_with_ggml(const py::buffer & src, const std::string & type,
-                              const OptionalBuffer & importance) {
-    return quantize_bare(src, type, importance, std::nullopt);
-}
-
-py::object quantize_with_kernel(const py::buffer & src, const std::string & type,
-                                const OptionalBuffer & importance, const std::string & isa) {
-    return quantize_bare(src, type, importance, isa);
-}
-
 py::object dequantize(const py::buffer & src, const OptionalName & src_type,
                       const OptionalShape & shape, const OptionalBuffer & out, int threads) {
     const Weights weights = to_weights(src, src_type, shape);
@@ -147,13 +110,6 @@ threads: 0 for all that are available. The GIL is released.
 
 Raises ValueError for arguments that do not fit together, BadDataError for weights that are NaN or
 infinite or too large for the type.)");
-    module.def("quantize_with_ggml", &quantize_with_ggml, py::arg("src"), py::arg("type"),
-               py::arg("importance") = py::none(),
-               "ggml_quantize_chunk itself, for float32 on one thread and without checks: the "
-               "reference that quantize() is compared with.");
-    module.def("quantize_with_kernel", &quantize_with_kernel, py::arg("src"), py::arg("type"),
-               py::arg("importance"), py::arg("isa"),
-               "The kernel of one of available_isas() itself, as quantize_with_ggml is ggml's.");
     module.def("dequantize", &dequantize, py::arg("src"), py::arg("src_type") = py::none(),
                py::kw_only(), py::arg("shape") = py::none(), py::arg("out") = py::none(),
                py::arg("threads") = 0,

@@ -11,21 +11,21 @@
 #include "engine/parallel.h"
 #include "evaluate/draw.h"
 #include "evaluate/likelihood.h"
-#include "imatrix/accumulator.h"
 #include "llama/context.h"
 #include "llama/devices.h"
 #include "llama/model.h"
 #include "register.h"
+#include "statistics/squares.h"
 
 namespace apex::bind {
 
 namespace {
 
-using imatrix::Accumulator;
 using llama::Batch;
 using llama::Context;
 using llama::ContextOptions;
 using llama::Model;
+using statistics::Squares;
 
 using Tokens = py::array_t<int32_t, py::array::c_style | py::array::forcecast>;
 using Indices = py::array_t<int64_t, py::array::c_style | py::array::forcecast>;
@@ -75,7 +75,7 @@ std::shared_ptr<Context> make_context(
     std::shared_ptr<Model> model, uint32_t context_length, uint32_t batch_size,
     uint32_t micro_batch_size, uint32_t sequences, int threads, const std::string & cache_type_k,
     const std::string & cache_type_v, bool unified_cache, bool mtp,
-    const std::optional<std::shared_ptr<Accumulator>> & collect, bool collect_output) {
+    const std::optional<std::shared_ptr<Squares>> & collect, bool collect_output) {
     const ContextOptions options =
         to_options(context_length, batch_size, micro_batch_size, sequences, threads, cache_type_k,
                    cache_type_v, unified_cache, mtp);

@@ -74,7 +74,7 @@ struct QuantizeKernel {
     void (*function)(QuantizeArguments);
     MakeTables tables;
     int threads;
-    int blocks;  // of the format, per block of threads
+    int blocks;  // of the format, per thread block
     size_t shared_bytes;
     int weights, bytes;  // per block of the format
     bool by_row;
@@ -87,7 +87,7 @@ struct DequantizeKernel {
 };
 
 // The kernels of one family each; every family is compiled by itself.
-std::vector<QuantizeKernel> simple_kernels();
+std::vector<QuantizeKernel> small_kernels();
 std::vector<QuantizeKernel> q2_q3_kernels();
 std::vector<QuantizeKernel> q4_q5_kernels();
 std::vector<QuantizeKernel> q6_kernels();
@@ -101,8 +101,9 @@ void (*squares_kernel())(SquaresArguments);
 
 size_t row_shared_bytes();
 
-constexpr size_t kSharedBytes = 48 * 1024;  // what every GPU gives to a block without being asked
-constexpr int kRowsPerBlock = 32;           // of row_kernel
-constexpr int kThreads = 128;               // of the kernels that do not say otherwise
+constexpr size_t kSharedBytes =
+    48 * 1024;  // what every GPU gives to a thread block without being asked
+constexpr int kRowsPerThreadBlock = 32;  // of row_kernel
+constexpr int kThreads = 128;            // of the kernels that do not say otherwise
 
 }  // namespace apex::cuda

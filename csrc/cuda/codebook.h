@@ -8,7 +8,7 @@
 
 #include "cuda/neighbours.h"
 #include "cuda/super_blocks.h"
-#include "kernels/iq23.h"
+#include "formats/grid_blocks.h"
 
 namespace apex {
 namespace {
@@ -26,6 +26,8 @@ struct CodebookShape {
 template <typename Format>
 struct CodebookShared {
     using Shape = CodebookShape<Format>;
+    using Book = typename Format::template Book<L1>;
+
     float values[8];  // of the levels
     float x[Shape::blocks][kSuper];
     float weight[Shape::blocks][kSuper];
@@ -33,32 +35,37 @@ struct CodebookShared {
     int32_t signs[Shape::blocks][kSuper / 8];
     float sigma2[Shape::blocks];
     GridStart<L1> start[Shape::parts];
-    int32_t entry[Shape::parts * Shape::per_part];  // code, and kOn where it is on the grid
+    int32_t entry[Shape::parts * Shape::per_part];  // code, and kOnGrid
     GridSums<L1> sums[Shape::parts][Shape::steps];
     typename Format::template Found<L1> found[Shape::parts];
     int32_t off[Shape::parts];  // which groups are to be looked up again
-    Neighbours<typename Format::template Book<L1>, typename Format::Tables, Shape::threads / 2>
-        neighbours;
+    Neighbours<Book, typename Format::Tables, Shape::threads / 2> neighbours;
     alignas(16) uint8_t bytes[Shape::blocks * Format::bytes];
+
+    // Of part p, counted over all blocks.
+    __device__ const float * x_of(int p) const { return at(x, p); }
+    __device__ const float * weight_of(int p) const { return at(weight, p); }
+
+    // Group k of part p under a scale.
+    __device__ Point look_for(int p, int k, float inverse, float scale, float * level) const {
+        const int first = k * Book::coordinates;
+        Book::round(x_of(p) + first, inverse, level);
+        return {x_of(p) + first, at(root, p) + first, scale, values};
+    }
+
+  private:
+    __device__ static const float * at(const float (&of)[Shape::blocks][kSuper], int p) {
+        return of[p / Format::parts] + p % Format::parts * Format::part;
+    }
 };
 
-template <typename Format, bool weighted>
-__device__ void quantize_codebook(const Block & block, const cuda::QuantizeArguments & arguments) {
-    using Shape = CodebookShape<Format>;
-    using Book = typename Format::template Book<L1>;
-    constexpr int parts = Format::parts;
-    constexpr int part = Format::part;
-    constexpr int groups = Format::groups;
-    constexpr int steps = Shape::steps;
-    constexpr int32_t kOn = 1 << 30;
-    constexpr GridRules rules = Format::rules();
-    auto & shared = block.shared<CodebookShared<Format>>();
-    const Range<kSuper, Format::bytes, Shape::blocks> range(block, arguments);
+constexpr int32_t kOnGrid = 1 << 30;  // beside a code
 
-    const Grid grid = codebook(block, arguments.tables);
-    block.each(8, [&](int level) { shared.values[level] = static_cast<float>(2 * level + 1); });
-    load_super_blocks<Format, weighted>(block, range, shared);
-    block.each(range.count * kSuper / 8, [&](int eight) {
+// Magnitudes, signs and weights of all blocks, eight at a time.
+template <typename Format, bool weighted, typename Range>
+__device__ void take_magnitudes(const ThreadBlock & threads, const Range & range,
+                                CodebookShared<Format> & shared) {
+    threads.each(range.count * kSuper / 8, [&](int eight) {
         const int b = eight / (kSuper / 8);
         const int first = eight % (kSuper / 8) * 8;
         float x[8], weight[8], magnitude[8];
@@ -70,7 +77,7 @@ __device__ void quantize_codebook(const Block & block, const cuda::QuantizeArgum
             load_floats(range.importance(b) + first, 8, weight);
         }
         grid_weights<L1, 8, weighted>(x, shared.sigma2[b], Format::share, weight);
-        shared.signs[b][first / 8] = take_signs<L1>(x, weight, rules.parity, magnitude);
+        shared.signs[b][first / 8] = take_signs<L1>(x, weight, Format::rules().parity, magnitude);
         APEX_UNROLL
         for (int i = 0; i < 8; ++i) {
             shared.x[b][first + i] = magnitude[i];
@@ -78,44 +85,55 @@ __device__ void quantize_codebook(const Block & block, const cuda::QuantizeArgum
             shared.root[b][first + i] = square_root(weight[i]);
         }
     });
-    const auto x_of = [&](int p) { return shared.x[p / parts] + p % parts * part; };
-    const auto weight_of = [&](int p) { return shared.weight[p / parts] + p % parts * part; };
-    // Group k of part p under a scale.
-    const auto look_for = [&](int p, int k, float inverse, float scale, float * level) {
-        const int first = k * Book::coordinates;
-        Book::round(x_of(p) + first, inverse, level);
-        const float * root = shared.root[p / parts] + p % parts * part + first;
-        return Point{x_of(p) + first, root, scale, shared.values};
-    };
-    const auto report_far = [&](int p, bool is_far) {
-        range.report(is_far && !shared.start[p].is_zero);
-    };
-    block.each(range.count * parts, [&](int p) {
-        shared.start[p] = grid_start<L1, Book, part>(rules, x_of(p), weight_of(p));
+}
+
+// Every group under every scale, and the sums of every part under every scale.
+template <typename Format, typename Range>
+__device__ void try_all_scales(const ThreadBlock & threads, const Range & range, const Grid & grid,
+                               CodebookShared<Format> & shared) {
+    using Shape = CodebookShape<Format>;
+    using Book = typename Format::template Book<L1>;
+    constexpr GridRules rules = Format::rules();
+    constexpr int groups = Format::groups;
+    constexpr int steps = Shape::steps;
+    threads.each(range.count * Format::parts, [&](int p) {
+        shared.start[p] =
+            grid_start<L1, Book, Format::part>(rules, shared.x_of(p), shared.weight_of(p));
     });
     snap_all<Book>(
-        block, grid, shared.neighbours, range.count * parts * Shape::per_part,
+        threads, grid, shared.neighbours, range.count * Format::parts * Shape::per_part,
         [](int) { return true; },
         [&](int item, float * level) {
             const int p = item / Shape::per_part;
             const int step = item % steps - rules.steps;
             const float inverse = tried_inverse<L1, Book>(rules, step, shared.start[p].largest);
-            return look_for(p, item / steps % groups, inverse, 1.f / inverse, level);
+            return shared.look_for(p, item / steps % groups, inverse, 1.f / inverse, level);
         },
         [&](int item, int32_t code, bool on_grid, bool is_far) {
-            shared.entry[item] = on_grid ? code | kOn : code;
-            report_far(item / Shape::per_part, is_far);
+            shared.entry[item] = on_grid ? code | kOnGrid : code;
+            range.report(is_far && !shared.start[item / Shape::per_part].is_zero);
         });
-    block.each(range.count * parts * steps, [&](int item) {
+    threads.each(range.count * Format::parts * steps, [&](int item) {
         const int p = item / steps;
         int32_t code[groups];
         APEX_UNROLL
         for (int k = 0; k < groups; ++k) {
-            code[k] = shared.entry[(p * groups + k) * steps + item % steps] & ~kOn;
+            code[k] = shared.entry[(p * groups + k) * steps + item % steps] & ~kOnGrid;
         }
-        shared.sums[p][item % steps] = sum_codes<L1, Book, groups>(code, x_of(p), weight_of(p));
+        shared.sums[p][item % steps] =
+            sum_codes<L1, Book, groups>(code, shared.x_of(p), shared.weight_of(p));
     });
-    block.each(range.count * parts, [&](int p) {
+}
+
+// The best scale of every part, in the order of the candidates, and which groups it wants to look
+// up again.
+template <typename Format, typename Range>
+__device__ void choose_scales(const ThreadBlock & threads, const Range & range,
+                              CodebookShared<Format> & shared) {
+    constexpr GridRules rules = Format::rules();
+    constexpr int groups = Format::groups;
+    constexpr int steps = CodebookShape<Format>::steps;
+    threads.each(range.count * Format::parts, [&](int p) {
         auto & found = shared.found[p];
         GridBest<L1> best{shared.start[p].scale, 0.f};
         int chosen = -1;
@@ -125,56 +143,80 @@ __device__ void quantize_codebook(const Block & block, const cuda::QuantizeArgum
         int32_t off = 0;
         APEX_UNROLL
         for (int k = 0; k < groups; ++k) {
-            const int32_t entry = chosen < 0 ? (rules.refine == Refine::all_if_off ? 0 : kOn)
+            const int32_t entry = chosen < 0 ? (rules.refine == Refine::all_if_off ? 0 : kOnGrid)
                                              : shared.entry[(p * groups + k) * steps + chosen];
-            found.code[k] = entry & ~kOn;
-            off |= (entry & kOn) == 0 ? 1 << k : 0;
+            found.code[k] = entry & ~kOnGrid;
+            off |= (entry & kOnGrid) == 0 ? 1 << k : 0;
         }
         found.scale = best.scale;
         const bool wanted = wants_refinement<L1>(rules, best.scale, off == 0 ? ~0 : 0);
         const int all = (1 << groups) - 1;
         shared.off[p] = !wanted ? 0 : rules.refine == Refine::those_off ? off : all;
     });
+}
+
+// Those groups again, and what is found of every part in the end.
+template <typename Format, typename Range>
+__device__ void refine_parts(const ThreadBlock & threads, const Range & range, const Grid & grid,
+                             CodebookShared<Format> & shared) {
+    using Book = typename Format::template Book<L1>;
+    constexpr GridRules rules = Format::rules();
+    constexpr int groups = Format::groups;
+    constexpr int eights = Format::part / 8;
     snap_all<Book>(
-        block, grid, shared.neighbours, range.count * parts * groups,
+        threads, grid, shared.neighbours, range.count * Format::parts * groups,
         [&](int item) { return (shared.off[item / groups] >> item % groups & 1) != 0; },
         [&](int item, float * level) {
             const float scale = shared.found[item / groups].scale;
-            return look_for(item / groups, item % groups, 1.f / scale, scale, level);
+            return shared.look_for(item / groups, item % groups, 1.f / scale, scale, level);
         },
         [&](int item, int32_t code, bool, bool is_far) {
             shared.found[item / groups].code[item % groups] = code;
-            report_far(item / groups, is_far);
+            range.report(is_far && !shared.start[item / groups].is_zero);
         });
-    block.each(range.count * parts, [&](int p) {
+    threads.each(range.count * Format::parts, [&](int p) {
         auto & found = shared.found[p];
         if (shared.off[p] != 0) {
-            const auto sums = sum_codes<L1, Book, groups>(found.code, x_of(p), weight_of(p));
+            const auto sums =
+                sum_codes<L1, Book, groups>(found.code, shared.x_of(p), shared.weight_of(p));
             found.scale = sums.q2 > 0.f ? sums.qx / sums.q2 : found.scale;
         }
         found.is_zero = shared.start[p].is_zero;
         range.report(found.scale != found.scale && !found.is_zero);
         APEX_UNROLL
-        for (int k = 0; k < part / 8; ++k) {
-            found.signs[k] = shared.signs[p / parts][p % parts * (part / 8) + k];
+        for (int k = 0; k < eights; ++k) {
+            found.signs[k] = shared.signs[p / Format::parts][p % Format::parts * eights + k];
         }
-        finish_part<L1, groups, part / 8>(rules, found);
+        finish_part<L1, groups, eights>(rules, found);
     });
-    block.each(range.count, [&](int b) {
+}
+
+template <typename Format, bool weighted>
+__device__ void quantize_codebook(const ThreadBlock & threads,
+                                  const cuda::QuantizeArguments & arguments) {
+    auto & shared = threads.shared<CodebookShared<Format>>();
+    const Range<kSuper, Format::bytes, CodebookShape<Format>::blocks> range(threads, arguments);
+    const Grid grid = codebook(threads, arguments.tables);
+    threads.each(8, [&](int level) { shared.values[level] = static_cast<float>(2 * level + 1); });
+    load_super_blocks<Format, weighted>(threads, range, shared);
+    take_magnitudes<Format, weighted>(threads, range, shared);
+    try_all_scales(threads, range, grid, shared);
+    choose_scales(threads, range, shared);
+    refine_parts(threads, range, grid, shared);
+    threads.each(range.count, [&](int b) {
         uint8_t * bytes = shared.bytes + b * Format::bytes;
         typename Format::template Scales<L1> none;
-        Format::template combine<L1, weighted>(grid, static_cast<const float *>(nullptr),
-                                               static_cast<const float *>(nullptr),
-                                               &shared.found[b * parts], &none, bytes);
+        Format::template combine<L1, weighted>(grid, &shared.found[b * Format::parts], &none,
+                                               bytes);
         range.report(Format::halves::any_infinite(bytes));
     });
-    range.store(block, shared.bytes);
+    range.store(threads, shared.bytes);
 }
 
 template <typename Format, bool weighted>
 __global__ void __launch_bounds__(CodebookShape<Format>::threads, 4)
     codebook_kernel(cuda::QuantizeArguments arguments) {
-    quantize_codebook<Format, weighted>(Block(), arguments);
+    quantize_codebook<Format, weighted>(ThreadBlock(), arguments);
 }
 
 template <typename Format, bool weighted>

@@ -2,7 +2,17 @@
 #include <ggml.h>
 
 #include "cuda/weights.h"
-#include "kernels/dequantize.h"
+#include "formats/iq1.h"
+#include "formats/iq2.h"
+#include "formats/iq3.h"
+#include "formats/iq4.h"
+#include "formats/mxfp4.h"
+#include "formats/q2_k.h"
+#include "formats/q3_k.h"
+#include "formats/q4_k_q5_k.h"
+#include "formats/q4_q5.h"
+#include "formats/q6_k.h"
+#include "formats/q8_0.h"
 
 namespace apex::cuda {
 
@@ -10,15 +20,16 @@ namespace {
 
 template <typename Format>
 __global__ void __launch_bounds__(kThreads) dequantize_kernel(DequantizeArguments arguments) {
-    const Block block;
+    const ThreadBlock threads;
     constexpr uint32_t per_block = Format::weights / 8;
-    const uint32_t first = block.index() * kThreads;
+    const uint32_t first = threads.index() * kThreads;
     const uint32_t left = arguments.eights - first;
-    block.each(left < kThreads ? static_cast<int>(left) : kThreads, [&](int i) {
+    threads.each(left < kThreads ? static_cast<int>(left) : kThreads, [&](int i) {
         const uint32_t eight = first + static_cast<uint32_t>(i);
         float values[8];
-        Format::eight(arguments.source + static_cast<int64_t>(eight / per_block) * Format::bytes,
-                      static_cast<int>(eight % per_block) * 8, values);
+        Format::dequantize_eight(
+            arguments.source + static_cast<int64_t>(eight / per_block) * Format::bytes,
+            static_cast<int>(eight % per_block) * 8, values);
         auto * target = reinterpret_cast<Sixteen *>(arguments.target) + 2 * int64_t{eight};
         std::memcpy(target, values, sizeof(values));
     });
@@ -32,7 +43,6 @@ DequantizeKernel entry(int type) {
 }  // namespace
 
 std::vector<DequantizeKernel> dequantize_kernels() {
-    using namespace dequantize;
     return {
         entry<Q80>(GGML_TYPE_Q8_0),
         entry<Centered<8>>(GGML_TYPE_Q4_0),

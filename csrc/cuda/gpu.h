@@ -1,4 +1,4 @@
-// Quantizing on GPUs: the interface, without CUDA's types. csrc/no_cuda implements the same for
+// What apex does on GPUs: the interface, without CUDA's types. csrc/no_cuda implements the same for
 // builds without CUDA. Everything may be called from several threads, a Quantizer or Sums from one
 // at a time.
 #pragma once
@@ -57,53 +57,64 @@ class HostMemory {
     size_t bytes_;
 };
 
-// Rows to quantize, in memory of the host; only HostMemory is copied while other work goes on.
-struct Slab {
+// One of the things that a job's rows become. Its memory is the host's.
+struct Target {
+    ggml_type type;
+    const float * importance;  // `columns` values per expert, or null
+    void * bytes;
+};
+
+// Rows of one tensor in memory of the host, and all their targets. Only HostMemory is copied while
+// other work goes on.
+struct Job {
     const void * source;
     ggml_type source_type;
     int64_t experts, rows, columns;  // rows per expert
-    const float * importance;        // `columns` values per expert, or null
-    void * target;
-    ggml_type type;
+    std::vector<Target> targets;
 };
 
-// The largest slab that a Quantizer will be given.
-struct SlabLimits {
+// The largest job that a Quantizer will be given.
+struct JobLimits {
     size_t source_bytes = 0;
-    size_t target_bytes = 0;
-    size_t importance_values = 0;    // experts * columns
+    size_t target_bytes = 0;         // of all targets together
+    size_t importance_values = 0;    // the same; experts * columns for each that has an importance
     size_t rows = 0;                 // of all experts
     size_t dequantized_weights = 0;  // of quantized sources
+    size_t targets = 1;
 
+    // What a slot takes of the device's memory.
     size_t device_bytes() const;
 };
 
-// What became of a slab, and how long the device was busy with it, in seconds.
+// What became of a job, and how long the device was busy with it, in seconds.
 struct Outcome {
-    bool is_sound;  // otherwise a weight is NaN, infinite or too large: the processor has to decide
+    // Otherwise a weight is NaN, infinite or too large for one of the targets: what all of them
+    // hold is void, and the processor has to decide.
+    bool is_sound;
     double copying_in, computing, copying_out;
 };
 
-// One GPU with room for several slabs, whose copies and kernels overlap.
+// One GPU with slots for several jobs, whose copies and kernels overlap. A slot has room for the
+// source once, and for all targets side by side.
 class Quantizer {
   public:
     // Throws DeviceError.
-    Quantizer(int device, int slots, const SlabLimits & limits);
+    Quantizer(int device, int slots, const JobLimits & limits);
     ~Quantizer();
     Quantizer(const Quantizer &) = delete;
     Quantizer & operator=(const Quantizer &) = delete;
 
-    // Begins with a slab and returns at once; its memory must stay until `wait`. Throws
-    // DeviceError; std::invalid_argument where there is no kernel, or the slab is larger than the
-    // limits.
-    void submit(int slot, const Slab & slab);
+    // Begins with a job and returns at once; its rows and the targets' bytes must stay until
+    // `wait`. Throws DeviceError; std::invalid_argument where there is no target, or no kernel for
+    // one, or the job is larger than the limits.
+    void submit(int slot, const Job & job);
 
-    // Waits for a slab. Throws DeviceError: its target then holds nothing of use.
+    // Waits for the job in a slot. Throws DeviceError: its targets then hold nothing of use.
     Outcome wait(int slot);
 
-    // Runs the kernels of a slab again and again on what lies on the device; the fastest, in
+    // Runs the kernels of the last job again and again on what lies in the slot; the fastest, in
     // seconds. After `wait`.
-    double time_kernels(int slot, const Slab & slab, int repeats);
+    double time_kernels(int slot, const Job & job, int repeats);
 
   private:
     struct Implementation;
@@ -114,15 +125,19 @@ class Quantizer {
 // where the type has no kernel.
 void dequantize(int device, const void * source, ggml_type type, int64_t weights, float * target);
 
-// Measured copies of so many bytes: bytes per second to the device, from it, and on it (read and
-// written bytes together).
+// The speed of copies: bytes per second to the device, from it, and on it (read and written bytes
+// together).
 struct Bandwidth {
     double to_device, from_device, on_device;
 };
+
+// Copies `bytes` bytes several times; the fastest.
 Bandwidth measure_bandwidth(int device, size_t bytes);
 
-// Activations on a device: `data` and `ids` are its pointers, strides are in bytes.
-struct DeviceRows {
+// Activations on a device: `data` and `ids` are its pointers, strides are in bytes. Without `ids`
+// every matrix has the rows that ggml multiplies it with; with them, a row is for the expert that
+// its id names.
+struct DeviceActivations {
     const void * data;  // float32
     int64_t columns;
     int64_t extents[3];  // with ids: experts used or 1, tokens; without: as ggml's ne[1..3]
@@ -147,18 +162,17 @@ class Sums {
         std::vector<int64_t> counts;  // rows of every matrix
     };
 
-    bool has(const std::string & name) const;
-
     // Begins a tensor with sums from before. Throws DeviceError.
     void begin(const std::string & name, const Entry & entry);
 
-    // Adds the squares of rows to a tensor that was begun, in the order of the rows, in float32.
-    // The data must be complete. Throws DeviceError, std::invalid_argument where sizes differ.
-    void add(const std::string & name, const DeviceRows & rows);
+    // Adds the squares of activations to a tensor that was begun, in the order of the rows, in
+    // float32. The data must be complete. Throws DeviceError, std::invalid_argument where sizes
+    // differ.
+    void add(const std::string & name, const DeviceActivations & activations);
 
-    // The same of rows in host memory, whose pointers and strides are those of the host.
-    void add_from_host(const std::string & name, const DeviceRows & rows, size_t bytes,
-                       size_t id_bytes);
+    // The same of activations in host memory, whose pointers and strides are those of the host.
+    void add_from_host(const std::string & name, const DeviceActivations & activations,
+                       size_t bytes, size_t id_bytes);
 
     // A tensor that was begun. Throws DeviceError.
     Entry read(const std::string & name, bool counts_alone) const;

@@ -2,7 +2,7 @@
 #include <ggml.h>
 
 #include "cuda/split.h"
-#include "kernels/iq1.h"
+#include "formats/iq1.h"
 
 namespace apex::cuda {
 

@@ -2,7 +2,7 @@
 #include <ggml.h>
 
 #include "cuda/codebook.h"
-#include "kernels/iq23.h"
+#include "formats/iq2.h"
 
 namespace apex::cuda {
 

@@ -2,7 +2,7 @@
 #include <ggml.h>
 
 #include "cuda/levels.h"
-#include "kernels/iq4.h"
+#include "formats/iq4.h"
 
 namespace apex::cuda {
 

@@ -38,31 +38,13 @@ struct Unpadded {
     __device__ float operator[](int i) const { return parts[i / part][i % part]; }
 };
 
-template <typename Format, bool weighted>
-__device__ void quantize_levels(const Block & block, const cuda::QuantizeArguments & arguments) {
-    using Shape = LevelsShape<Format>;
-    constexpr int part = Shape::part;
+// The scale of every part, and the levels that a search leaves.
+template <typename Format, bool weighted, typename Range>
+__device__ void search_parts(const ThreadBlock & threads, const Range & range,
+                             LevelsShared<Format> & shared) {
+    constexpr int part = LevelsShape<Format>::part;
     constexpr int parts = Format::parts;
-    static_assert(Format::template together<L1, weighted>() == 1);
-    auto & shared = block.shared<LevelsShared<Format>>();
-    const Range<Format::weights, Format::bytes, Shape::blocks> range(block, arguments);
-
-    load_tables(block, arguments.tables, &shared.tables);
-    range.load(block, [&](int i, const float * values) {
-        APEX_UNROLL
-        for (int k = 0; k < 8; ++k) {
-            shared.x[i / part][i % part + k] = values[k];
-        }
-    });
-    block.each(range.count, [&](int b) {
-        if constexpr (Format::by_row && weighted) {
-            shared.sigma2[b] = arguments.row_mean_squares[range.row(b)];
-        } else {
-            shared.sigma2[b] =
-                Format::template sigma2<L1, weighted>(Unpadded<part>{shared.x + b * parts});
-        }
-    });
-    block.each(range.count * parts, [&](int p) {
+    threads.each(range.count * parts, [&](int p) {
         float x[part], weight[part];
         int32_t levels[part];
         APEX_UNROLL
@@ -85,14 +67,15 @@ __device__ void quantize_levels(const Block & block, const cuda::QuantizeArgumen
             }
         }
     });
-    block.each(range.count, [&](int b) {
-        uint8_t * bytes = shared.bytes + b * Format::bytes;
-        range.report(Format::template combine<L1, weighted>(
-            shared.tables, static_cast<const float *>(nullptr), static_cast<const float *>(nullptr),
-            &shared.found[b * parts], &shared.scales[b], bytes));
-        range.report(Format::halves::any_infinite(bytes));
-    });
-    block.each(range.count * parts, [&](int p) {
+}
+
+// The levels of every part under its final scale.
+template <typename Format, bool weighted, typename Range>
+__device__ void round_parts(const ThreadBlock & threads, const Range & range,
+                            LevelsShared<Format> & shared) {
+    constexpr int part = LevelsShape<Format>::part;
+    constexpr int parts = Format::parts;
+    threads.each(range.count * parts, [&](int p) {
         float x[part];
         int32_t levels[part];
         uint8_t * kept = shared.levels[p / parts] + p % parts * part;
@@ -112,17 +95,53 @@ __device__ void quantize_levels(const Block & block, const cuda::QuantizeArgumen
                 static_cast<uint32_t>(levels[i + 3] & 255) << 24;
         }
     });
-    block.each(range.count, [&](int b) {
+}
+
+template <typename Format, bool weighted>
+__device__ void quantize_levels(const ThreadBlock & threads,
+                                const cuda::QuantizeArguments & arguments) {
+    using Shape = LevelsShape<Format>;
+    constexpr int part = Shape::part;
+    constexpr int parts = Format::parts;
+    static_assert(Format::template together<L1, weighted>() == 1);
+    static_assert(!Format::keeps_weights);
+    auto & shared = threads.shared<LevelsShared<Format>>();
+    const Range<Format::weights, Format::bytes, Shape::blocks> range(threads, arguments);
+
+    load_tables(threads, arguments.tables, &shared.tables);
+    range.load(threads, [&](int i, const float * values) {
+        APEX_UNROLL
+        for (int k = 0; k < 8; ++k) {
+            shared.x[i / part][i % part + k] = values[k];
+        }
+    });
+    threads.each(range.count, [&](int b) {
+        if constexpr (Format::by_row && weighted) {
+            shared.sigma2[b] = arguments.row_mean_squares[range.row(b)];
+        } else {
+            shared.sigma2[b] =
+                Format::template sigma2<L1, weighted>(Unpadded<part>{shared.x + b * parts});
+        }
+    });
+    search_parts<Format, weighted>(threads, range, shared);
+    threads.each(range.count, [&](int b) {
+        uint8_t * bytes = shared.bytes + b * Format::bytes;
+        range.report(Format::template combine<L1, weighted>(shared.tables, &shared.found[b * parts],
+                                                            &shared.scales[b], bytes));
+        range.report(Format::halves::any_infinite(bytes));
+    });
+    round_parts<Format, weighted>(threads, range, shared);
+    threads.each(range.count, [&](int b) {
         Format::pack(static_cast<const uint8_t *>(shared.levels[b]),
                      shared.bytes + b * Format::bytes);
     });
-    range.store(block, shared.bytes);
+    range.store(threads, shared.bytes);
 }
 
 template <typename Format, bool weighted>
 __global__ void __launch_bounds__(LevelsShape<Format>::threads)
     levels_kernel(cuda::QuantizeArguments arguments) {
-    quantize_levels<Format, weighted>(Block(), arguments);
+    quantize_levels<Format, weighted>(ThreadBlock(), arguments);
 }
 
 template <typename Tables>

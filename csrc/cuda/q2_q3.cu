@@ -2,7 +2,8 @@
 #include <ggml.h>
 
 #include "cuda/levels.h"
-#include "kernels/k_quants.h"
+#include "formats/q2_k.h"
+#include "formats/q3_k.h"
 
 namespace apex::cuda {
 

@@ -2,7 +2,7 @@
 #include <ggml.h>
 
 #include "cuda/levels.h"
-#include "kernels/k_quants.h"
+#include "formats/q4_k_q5_k.h"
 
 namespace apex::cuda {
 

@@ -2,7 +2,7 @@
 #include <ggml.h>
 
 #include "cuda/levels.h"
-#include "kernels/k_quants.h"
+#include "formats/q6_k.h"
 
 namespace apex::cuda {
 

@@ -71,7 +71,7 @@ class Stream {
     }
     void wait() const { check(cudaStreamSynchronize(stream_), "the GPU failed"); }
 
-    // Runs a kernel on so many blocks of threads. `arguments` are copied.
+    // Runs a kernel on `blocks` thread blocks of `threads` threads. `arguments` are copied.
     template <typename Arguments>
     void launch(void (*function)(Arguments), uint32_t blocks, int threads, size_t shared_bytes,
                 Arguments arguments) const {

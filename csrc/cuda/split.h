@@ -6,7 +6,7 @@
 
 #include "cuda/neighbours.h"
 #include "cuda/super_blocks.h"
-#include "kernels/iq1.h"
+#include "formats/iq1.h"
 
 namespace apex {
 namespace {
@@ -39,6 +39,15 @@ struct SplitShared {
     bool is_empty[SplitShape::parts];
     int32_t on_grid[SplitShape::parts][Format::groups];
     alignas(16) uint8_t bytes[blocks * Format::bytes];
+
+    // Of part p, counted over all blocks.
+    __device__ const float * x_of(int p) const { return at(x, p); }
+    __device__ const float * weight_of(int p) const { return at(weight, p); }
+
+  private:
+    __device__ static const float * at(const float (&of)[blocks][kSuper], int p) {
+        return of[p / Format::parts] + p % Format::parts * Format::part;
+    }
 };
 
 template <typename Format>
@@ -54,21 +63,11 @@ __device__ typename SplitShared<Format>::Sums sums_of(SplitShared<Format> & shar
     }
 }
 
-template <typename Format, bool weighted>
-__device__ void quantize_split(const Block & block, const cuda::QuantizeArguments & arguments) {
-    using Book = Codebook<L1, 8, 2>;
-    constexpr int parts = Format::parts;
-    constexpr int part = Format::part;
-    constexpr int groups = Format::groups;
-    auto & shared = block.shared<SplitShared<Format>>();
-    const Range<kSuper, Format::bytes, SplitShared<Format>::blocks> range(block, arguments);
-
-    const Grid grid = codebook(block, arguments.tables);
-    load_super_blocks<Format, weighted>(block, range, shared);
-    block.each(8, [&](int i) {
-        shared.values[i / 4][i % 4] = i % 4 == 3 ? 0.f : shifted_level<L1>(i / 4 == 1, i % 4);
-    });
-    block.each(range.count * kSuper / 8, [&](int eight) {
+// The weights of the errors, eight at a time.
+template <typename Format, bool weighted, typename Range>
+__device__ void weigh_all(const ThreadBlock & threads, const Range & range,
+                          SplitShared<Format> & shared) {
+    threads.each(range.count * kSuper / 8, [&](int eight) {
         const int b = eight / (kSuper / 8);
         const int first = eight % (kSuper / 8) * 8;
         float x[8], weight[8];
@@ -85,17 +84,22 @@ __device__ void quantize_split(const Block & block, const cuda::QuantizeArgument
             shared.weight[b][first + i] = weight[i];
         }
     });
-    const auto x_of = [&](int p) { return shared.x[p / parts] + p % parts * part; };
-    const auto weight_of = [&](int p) { return shared.weight[p / parts] + p % parts * part; };
-    block.each(range.count * kSuper, [&](int item) {
+}
+
+// Sorts every part; then a thread tries all pairs of boundaries of one.
+template <typename Format, typename Range>
+__device__ void split_parts(const ThreadBlock & threads, const Range & range,
+                            SplitShared<Format> & shared) {
+    constexpr int part = Format::part;
+    threads.each(range.count * kSuper, [&](int item) {
         const int p = item / part;
         const int i = item % part;
-        const int rank = rank_of<part>(x_of(p), i);
-        shared.sorted_value[p][rank] = x_of(p)[i];
-        shared.sorted_weight[p][rank] = weight_of(p)[i];
+        const int rank = rank_of<part>(shared.x_of(p), i);
+        shared.sorted_value[p][rank] = shared.x_of(p)[i];
+        shared.sorted_weight[p][rank] = shared.weight_of(p)[i];
         shared.sorted_place[p][rank] = static_cast<uint8_t>(i);
     });
-    block.each(range.count * parts, [&](int p) {
+    threads.each(range.count * Format::parts, [&](int p) {
         struct {
             const float * value;
             const float * weight;
@@ -103,7 +107,7 @@ __device__ void quantize_split(const Block & block, const cuda::QuantizeArgument
         } sorted{shared.sorted_value[p], shared.sorted_weight[p], shared.sorted_place[p]};
         auto sums = sums_of<Format>(shared, p);
         sums.fill(sorted);
-        const float max = largest_magnitude<L1, part>(x_of(p));
+        const float max = largest_magnitude<L1, part>(shared.x_of(p));
         const SplitLevels<L1, Format::by_halves> split(sums.search(max), max, Format::smallest);
         for (int j = 0; j < part; ++j) {
             shared.level[p][sorted.place[j]] = static_cast<uint8_t>(split.level(j));
@@ -112,8 +116,16 @@ __device__ void quantize_split(const Block & block, const cuda::QuantizeArgument
         shared.found[p].shift = split.shift;
         shared.is_empty[p] = split.is_empty;
     });
-    snap_all<Book>(
-        block, grid, shared.neighbours, range.count * parts * groups, [](int) { return true; },
+}
+
+// The groups of every part onto the codebook, and the scale that this gives.
+template <typename Format, typename Range>
+__device__ void snap_parts(const ThreadBlock & threads, const Range & range, const Grid & grid,
+                           SplitShared<Format> & shared) {
+    constexpr int groups = Format::groups;
+    snap_all<Codebook<L1, 8, 2>>(
+        threads, grid, shared.neighbours, range.count * Format::parts * groups,
+        [](int) { return true; },
         [&](int item, float * level) {
             const int p = item / groups;
             const int first = item % groups * 8;
@@ -122,7 +134,7 @@ __device__ void quantize_split(const Block & block, const cuda::QuantizeArgument
                 level[i] = static_cast<float>(shared.level[p][first + i]);
             }
             const bool down = is_down<L1, Format::by_halves>(shared.found[p].shift, item % groups);
-            return Point{x_of(p) + first, weight_of(p) + first, shared.found[p].scale,
+            return Point{shared.x_of(p) + first, shared.weight_of(p) + first, shared.found[p].scale,
                          shared.values[down ? 1 : 0]};
         },
         [&](int item, int32_t code, bool on_grid, bool is_far) {
@@ -130,32 +142,52 @@ __device__ void quantize_split(const Block & block, const cuda::QuantizeArgument
             shared.on_grid[item / groups][item % groups] = on_grid ? ~0 : 0;
             range.report(is_far && !shared.is_empty[item / groups]);
         });
-    block.each(range.count * parts, [&](int p) {
+    threads.each(range.count * Format::parts, [&](int p) {
         int32_t all_on = ~0;
         APEX_UNROLL
         for (int k = 0; k < groups; ++k) {
             all_on &= shared.on_grid[p][k];
         }
         auto & found = shared.found[p];
-        rescale<L1, groups, Format::by_halves>(found, all_on, x_of(p), weight_of(p));
+        rescale<L1, groups, Format::by_halves>(found, all_on, shared.x_of(p), shared.weight_of(p));
         range.report(found.scale != found.scale && !shared.is_empty[p]);
         finish_split<L1, groups>(shared.is_empty[p], found);
     });
-    block.each(range.count, [&](int b) {
+}
+
+template <typename Format, bool weighted>
+__device__ void quantize_split(const ThreadBlock & threads,
+                               const cuda::QuantizeArguments & arguments) {
+    auto & shared = threads.shared<SplitShared<Format>>();
+    const Range<kSuper, Format::bytes, SplitShared<Format>::blocks> range(threads, arguments);
+    const Grid grid = codebook(threads, arguments.tables);
+    load_super_blocks<Format, weighted>(threads, range, shared);
+    threads.each(8, [&](int i) {
+        shared.values[i / 4][i % 4] = i % 4 == 3 ? 0.f : shifted_level<L1>(i / 4 == 1, i % 4);
+    });
+    weigh_all<Format, weighted>(threads, range, shared);
+    split_parts(threads, range, shared);
+    snap_parts(threads, range, grid, shared);
+    threads.each(range.count, [&](int b) {
         uint8_t * bytes = shared.bytes + b * Format::bytes;
+        const auto * found = &shared.found[b * Format::parts];
         typename Format::template Scales<L1> none;
-        range.report(Format::template combine<L1, weighted>(
-            grid, static_cast<const float *>(shared.x[b]),
-            static_cast<const float *>(shared.weight[b]), &shared.found[b * parts], &none, bytes));
+        if constexpr (Format::keeps_weights) {
+            range.report(Format::template combine<L1, weighted>(
+                grid, static_cast<const float *>(shared.x[b]),
+                static_cast<const float *>(shared.weight[b]), found, &none, bytes));
+        } else {
+            range.report(Format::template combine<L1, weighted>(grid, found, &none, bytes));
+        }
         range.report(Format::halves::any_infinite(bytes));
     });
-    range.store(block, shared.bytes);
+    range.store(threads, shared.bytes);
 }
 
 template <typename Format, bool weighted>
 __global__ void __launch_bounds__(SplitShape::threads)
     split_kernel(cuda::QuantizeArguments arguments) {
-    quantize_split<Format, weighted>(Block(), arguments);
+    quantize_split<Format, weighted>(ThreadBlock(), arguments);
 }
 
 template <typename Format, bool weighted>

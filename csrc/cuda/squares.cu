@@ -11,21 +11,21 @@ namespace {
 constexpr int kColumnsAtATime = 64;
 
 struct RowShared {
-    float tile[kRowsPerBlock][kColumnsAtATime + 1];
-    float sum[kRowsPerBlock];
+    float tile[kRowsPerThreadBlock][kColumnsAtATime + 1];
+    float sum[kRowsPerThreadBlock];
 };
 
 __global__ void __launch_bounds__(kThreads) rows(RowArguments arguments) {
-    const Block block;
-    auto & shared = block.shared<RowShared>();
-    const uint32_t first = block.index() * kRowsPerBlock;
+    const ThreadBlock threads;
+    auto & shared = threads.shared<RowShared>();
+    const uint32_t first = threads.index() * kRowsPerThreadBlock;
     const uint32_t left = arguments.rows - first;
-    const int count = left < kRowsPerBlock ? static_cast<int>(left) : kRowsPerBlock;
-    block.each(count, [&](int row) { shared.sum[row] = 0.f; });
+    const int count = left < kRowsPerThreadBlock ? static_cast<int>(left) : kRowsPerThreadBlock;
+    threads.each(count, [&](int row) { shared.sum[row] = 0.f; });
     for (uint32_t column = 0; column < arguments.columns; column += kColumnsAtATime) {
         const uint32_t rest = arguments.columns - column;
         const int columns = rest < kColumnsAtATime ? static_cast<int>(rest) : kColumnsAtATime;
-        block.each(count * (columns / 8), [&](int item) {
+        threads.each(count * (columns / 8), [&](int item) {
             const int row = item / (columns / 8);
             const int at = item % (columns / 8) * 8;
             float values[8];
@@ -36,7 +36,7 @@ __global__ void __launch_bounds__(kThreads) rows(RowArguments arguments) {
                 shared.tile[row][at + i] = values[i];
             }
         });
-        block.each(count, [&](int row) {
+        threads.each(count, [&](int row) {
             float sum = shared.sum[row];
             for (int i = 0; i < columns; ++i) {
                 sum += shared.tile[row][i] * shared.tile[row][i];
@@ -44,7 +44,7 @@ __global__ void __launch_bounds__(kThreads) rows(RowArguments arguments) {
             shared.sum[row] = sum;
         });
     }
-    block.each(count, [&](int row) {
+    threads.each(count, [&](int row) {
         arguments.mean_squares[first + static_cast<uint32_t>(row)] =
             shared.sum[row] / static_cast<float>(arguments.columns);
     });
@@ -56,16 +56,16 @@ __device__ float activation(const SquaresArguments & a, int64_t i, int64_t j, in
     return reinterpret_cast<const float *>(row)[column];
 }
 
-// A thread has a column of a matrix, a block of threads kThreads columns of one matrix. With ids,
+// A thread has a column of a matrix, a thread block kThreads columns of one matrix. With ids,
 // extents are (experts used or 1, tokens), and a row belongs to the expert that its id names; all
 // matrices look through all ids. Without, extents are (rows, …), and the matrices take turns.
 __global__ void __launch_bounds__(kThreads) squares(SquaresArguments a) {
-    const Block block;
+    const ThreadBlock threads;
     const int64_t tiles = (a.columns + kThreads - 1) / kThreads;
-    const int64_t matrix = block.index() / tiles;
-    const int64_t first = block.index() % tiles * kThreads;
+    const int64_t matrix = threads.index() / tiles;
+    const int64_t first = threads.index() % tiles * kThreads;
     const int64_t left = a.columns - first;
-    block.each(left < kThreads ? static_cast<int>(left) : kThreads, [&](int item) {
+    threads.each(left < kThreads ? static_cast<int>(left) : kThreads, [&](int item) {
         const int64_t column = first + item;
         float sum = a.sums[matrix * a.columns + column];
         unsigned long long count = 0;

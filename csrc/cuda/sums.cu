@@ -36,10 +36,6 @@ Sums::Sums(int device) : implementation_(std::make_unique<Implementation>(device
 
 Sums::~Sums() = default;
 
-bool Sums::has(const std::string & name) const {
-    return implementation_->entries.count(name) != 0;
-}
-
 void Sums::begin(const std::string & name, const Entry & entry) {
     Implementation & own = *implementation_;
     use_device(own.device);
@@ -53,44 +49,44 @@ void Sums::begin(const std::string & name, const Entry & entry) {
     own.entries.insert_or_assign(name, std::move(made));
 }
 
-void Sums::add(const std::string & name, const DeviceRows & rows) {
+void Sums::add(const std::string & name, const DeviceActivations & given) {
     Implementation & own = *implementation_;
     use_device(own.device);
     const auto found = own.entries.find(name);
-    const auto matrices = static_cast<size_t>(rows.matrices[0] * rows.matrices[1]);
-    if (found == own.entries.end() || found->second.columns != rows.columns ||
+    const auto matrices = static_cast<size_t>(given.matrices[0] * given.matrices[1]);
+    if (found == own.entries.end() || found->second.columns != given.columns ||
         found->second.matrices != matrices) {
         throw std::invalid_argument(name + " has other sizes than before");
     }
     SquaresArguments arguments{};
-    arguments.activations = static_cast<const char *>(rows.data);
-    arguments.ids = static_cast<const char *>(rows.ids);
-    std::copy_n(rows.extents, 3, arguments.extents);
-    std::copy_n(rows.strides, 3, arguments.strides);
-    std::copy_n(rows.id_strides, 2, arguments.id_strides);
-    std::copy_n(rows.matrices, 2, arguments.matrices);
-    arguments.used = rows.used;
-    arguments.tokens = rows.tokens;
-    arguments.columns = rows.columns;
+    arguments.activations = static_cast<const char *>(given.data);
+    arguments.ids = static_cast<const char *>(given.ids);
+    std::copy_n(given.extents, 3, arguments.extents);
+    std::copy_n(given.strides, 3, arguments.strides);
+    std::copy_n(given.id_strides, 2, arguments.id_strides);
+    std::copy_n(given.matrices, 2, arguments.matrices);
+    arguments.used = given.used;
+    arguments.tokens = given.tokens;
+    arguments.columns = given.columns;
     arguments.sums = found->second.sums.as<float>();
     arguments.counts = found->second.counts.as<unsigned long long>();
-    const auto tiles = static_cast<size_t>((rows.columns + kThreads - 1) / kThreads);
+    const auto tiles = static_cast<size_t>((given.columns + kThreads - 1) / kThreads);
     own.stream->launch(squares_kernel(), static_cast<uint32_t>(tiles * matrices), kThreads, 0,
                        arguments);
     own.stream->wait();  // the caller's data may change now
 }
 
-void Sums::add_from_host(const std::string & name, const DeviceRows & rows, size_t bytes,
+void Sums::add_from_host(const std::string & name, const DeviceActivations & given, size_t bytes,
                          size_t id_bytes) {
     Implementation & own = *implementation_;
     use_device(own.device);
     const DeviceMemory data(bytes);
     const DeviceMemory ids(id_bytes);
-    own.stream->copy_in(data.as<void>(), rows.data, bytes);
-    DeviceRows there = rows;
+    own.stream->copy_in(data.as<void>(), given.data, bytes);
+    DeviceActivations there = given;
     there.data = data.as<void>();
-    if (rows.ids != nullptr) {
-        own.stream->copy_in(ids.as<void>(), rows.ids, id_bytes);
+    if (given.ids != nullptr) {
+        own.stream->copy_in(ids.as<void>(), given.ids, id_bytes);
         there.ids = ids.as<void>();
     }
     add(name, there);

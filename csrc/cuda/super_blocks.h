@@ -5,8 +5,8 @@
 #include <stdexcept>
 
 #include "cuda/weights.h"
-#include "kernels/grids.h"
-#include "kernels/k_quants.h"
+#include "formats/super_blocks.h"
+#include "tables/codebooks.h"
 
 namespace apex {
 namespace {
@@ -20,24 +20,25 @@ struct Strided {
 };
 
 // A codebook in the device's memory.
-__device__ inline Grid codebook(const Block & block, const void * tables) {
+__device__ inline Grid codebook(const ThreadBlock & threads, const void * tables) {
     const Grid grid = *static_cast<const Grid *>(tables);
-    block.assume_global(grid.points);
-    block.assume_global(grid.neighbours);
-    block.assume_global(grid.index);
+    threads.assume_global(grid.points);
+    threads.assume_global(grid.neighbours);
+    threads.assume_global(grid.index);
     return grid;
 }
 
 // The weights of the range to shared.x, and shared.sigma2 of every super-block.
 template <typename Format, bool weighted, typename Range, typename Shared>
-__device__ void load_super_blocks(const Block & block, const Range & range, Shared & shared) {
-    range.load(block, [&](int i, const float * values) {
+__device__ void load_super_blocks(const ThreadBlock & threads, const Range & range,
+                                  Shared & shared) {
+    range.load(threads, [&](int i, const float * values) {
         APEX_UNROLL
         for (int k = 0; k < 8; ++k) {
             shared.x[i / kSuper][i % kSuper + k] = values[k];
         }
     });
-    block.each(range.count, [&](int b) {
+    threads.each(range.count, [&](int b) {
         shared.sigma2[b] =
             Format::template sigma2<L1, weighted>(static_cast<const float *>(shared.x[b]));
     });

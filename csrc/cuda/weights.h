@@ -1,16 +1,16 @@
-// From rows in device memory to the shared memory of a block, and back as bytes.
+// From rows in device memory to the shared memory of a thread block, and back as bytes.
 #pragma once
 
 #include <cstring>
 
 #include "cuda/arguments.h"
-#include "cuda/block.h"
-#include "kernels/batch.h"
+#include "cuda/thread_block.h"
+#include "formats/format.h"
 
 namespace apex {
 namespace {
 
-using L1 = Lane<1>;
+using L1 = Lanes<1>;
 
 // Sixteen bytes, which a thread loads at once.
 struct alignas(16) Sixteen {
@@ -44,23 +44,23 @@ __device__ inline bool load_eight(const void * source, cuda::Source type, int64_
     return largest < (type == cuda::Source::f16 ? 0x7c00 : 0x7f80);
 }
 
-// The blocks of the format that one block of threads has.
+// The blocks of the format that one thread block has.
 template <int weights, int bytes, int per_block>
 struct Range {
     const cuda::QuantizeArguments & arguments;
     uint32_t first;
     int count;
 
-    __device__ Range(const Block & block, const cuda::QuantizeArguments & given)
-        : arguments(given), first(block.index() * per_block) {
+    __device__ Range(const ThreadBlock & threads, const cuda::QuantizeArguments & given)
+        : arguments(given), first(threads.index() * per_block) {
         const uint32_t left = given.blocks - first;
         count = left < per_block ? static_cast<int>(left) : per_block;
     }
 
     // Calls put(i, eight floats) for every eighth weight i of the range.
     template <typename Put>
-    __device__ void load(const Block & block, Put put) const {
-        block.each(count * weights / 8, [&](int eight) {
+    __device__ void load(const ThreadBlock & threads, Put put) const {
+        threads.each(count * weights / 8, [&](int eight) {
             float values[8];
             if (!load_eight(arguments.source, arguments.source_type,
                             static_cast<int64_t>(first) * weights + 8 * eight, values)) {
@@ -94,17 +94,18 @@ struct Range {
     }
 
     // Writes the finished bytes, which are aligned to words in shared memory and on the device.
-    __device__ void store(const Block & block, const uint8_t * from) const {
+    __device__ void store(const ThreadBlock & threads, const uint8_t * from) const {
         uint8_t * target = arguments.target + static_cast<int64_t>(first) * bytes;
         const int words = count * bytes / 4;
-        block.each(words, [&](int i) {
+        threads.each(words, [&](int i) {
             reinterpret_cast<uint32_t *>(target)[i] = reinterpret_cast<const uint32_t *>(from)[i];
         });
-        block.each(count * bytes % 4, [&](int i) { target[4 * words + i] = from[4 * words + i]; });
+        threads.each(count * bytes % 4,
+                     [&](int i) { target[4 * words + i] = from[4 * words + i]; });
     }
 };
 
-// Eight floats from global memory; the address is a multiple of sixteen.
+// `count` floats, a multiple of four, from global memory; the address is a multiple of sixteen.
 __device__ inline void load_floats(const float * source, int count, float * target) {
     for (int i = 0; i < count; i += 4) {
         const Sixteen part = *reinterpret_cast<const Sixteen *>(source + i);
@@ -115,11 +116,11 @@ __device__ inline void load_floats(const float * source, int count, float * targ
     }
 }
 
-// What a format looks up, from the device's memory to the block's.
+// What a format looks up, from the device's memory to shared memory.
 template <typename Tables>
-__device__ void load_tables(const Block & block, const void * source, Tables * target) {
+__device__ void load_tables(const ThreadBlock & threads, const void * source, Tables * target) {
     static_assert(sizeof(Tables) % 4 == 0 || sizeof(Tables) == 1);
-    block.each(static_cast<int>(sizeof(Tables) / 4), [&](int i) {
+    threads.each(static_cast<int>(sizeof(Tables) / 4), [&](int i) {
         reinterpret_cast<uint32_t *>(target)[i] = static_cast<const uint32_t *>(source)[i];
     });
 }

@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "kernels/table.h"
+#include "isa/kernel_table.h"
 
 namespace apex::dispatch {
 

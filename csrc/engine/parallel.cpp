@@ -26,7 +26,8 @@ namespace apex::engine {
 
 namespace {
 
-struct Job {
+// One call of parallel_for.
+struct Loop {
     const std::function<void(int64_t)> * body = nullptr;
     int64_t count = 0;
     std::atomic<int64_t> next{0};
@@ -53,24 +54,24 @@ struct Job {
 
 class Pool {
   public:
-    // Runs the job on `helpers` pool threads and on the caller's.
-    void run(Job & job, int helpers) {
+    // Runs the loop on `helpers` pool threads and on the caller's.
+    void run(Loop & loop, int helpers) {
         std::lock_guard<std::mutex> turn(turn_);
         {
             std::lock_guard<std::mutex> lock(mutex_);
             while (static_cast<int>(threads_.size()) < helpers) {
                 threads_.emplace_back([this] { serve(); });
             }
-            job_ = &job;
+            loop_ = &loop;
             seats_ = helpers;
             running_ = 0;
         }
         wake_.notify_all();
-        job.work();
+        loop.work();
         std::unique_lock<std::mutex> lock(mutex_);
         seats_ = 0;  // whoever has not begun by now is not needed
         done_.wait(lock, [this] { return running_ == 0; });
-        job_ = nullptr;
+        loop_ = nullptr;
     }
 
     ~Pool() {
@@ -94,9 +95,9 @@ class Pool {
             }
             --seats_;
             ++running_;
-            Job * job = job_;
+            Loop * loop = loop_;
             lock.unlock();
-            job->work();
+            loop->work();
             lock.lock();
             if (--running_ == 0) {
                 done_.notify_all();
@@ -109,7 +110,7 @@ class Pool {
     std::condition_variable wake_;
     std::condition_variable done_;
     std::vector<std::thread> threads_;
-    Job * job_ = nullptr;
+    Loop * loop_ = nullptr;
     int seats_ = 0;
     int running_ = 0;
     bool stop_ = false;
@@ -144,16 +145,16 @@ int available_threads() {
 void parallel_for(int64_t count, int threads, const std::function<void(int64_t)> & body) {
     const int64_t wanted = threads > 0 ? threads : available_threads();
     const int helpers = static_cast<int>(std::min(wanted, count)) - 1;
-    Job job;
-    job.body = &body;
-    job.count = count;
+    Loop loop;
+    loop.body = &body;
+    loop.count = count;
     if (helpers > 0) {
-        pool().run(job, helpers);
+        pool().run(loop, helpers);
     } else {
-        job.work();
+        loop.work();
     }
-    if (job.error) {
-        std::rethrow_exception(job.error);
+    if (loop.error) {
+        std::rethrow_exception(loop.error);
     }
 }
 

@@ -1,4 +1,4 @@
-// Threads that persist over calls: starting them per slab would cost more than small slabs do.
+// Threads that persist over calls: starting them would cost more than a small slab takes.
 #pragma once
 
 #include <cstdint>

@@ -1,7 +1,7 @@
 // The kernels once per instruction set. Each function is defined where its file is compiled.
 #pragma once
 
-#include "kernels/table.h"
+#include "isa/kernel_table.h"
 
 namespace apex::isa {
 

@@ -1,5 +1,5 @@
 #include "isa/isa.h"
-#include "kernels/make_table.h"
+#include "isa/make_table.h"
 
 namespace apex::isa {
 

@@ -1,7 +1,7 @@
 // From W rows in memory to lanes and back.
 #pragma once
 
-#include "lane/lane.h"
+#include "lane/lanes.h"
 
 namespace apex {
 namespace {

@@ -110,7 +110,7 @@ void Collector::collect(const ggml_tensor * tensor) {
     last_input_ = same;
     const std::string other = std::exchange(last_name_, weight_name(weights));
     ++collected_;
-    if (is_repeated && target_->add_same(last_name_, other)) {
+    if (is_repeated && sink_->add_same(last_name_, other)) {
         return;
     }
     if (collect_on_device(tensor)) {
@@ -134,7 +134,7 @@ void Collector::collect(const ggml_tensor * tensor) {
     }
 }
 
-// Where the activations lie on a GPU that our kernels run on, they are summed there.
+// Where the activations lie on a GPU that our kernels run on, they are taken there.
 bool Collector::collect_on_device(const ggml_tensor * tensor) {
     const ggml_tensor * weights = tensor->src[0];
     const ggml_tensor * input = tensor->src[1];
@@ -145,7 +145,7 @@ bool Collector::collect_on_device(const ggml_tensor * tensor) {
                             input->ne[3] != 1))) {
         return false;
     }
-    cuda::DeviceRows rows{};
+    cuda::DeviceActivations rows{};
     rows.data = input->data;
     rows.columns = input->ne[0];
     for (int i = 0; i < 3; ++i) {
@@ -161,8 +161,7 @@ bool Collector::collect_on_device(const ggml_tensor * tensor) {
         rows.id_strides[0] = static_cast<int64_t>(ids->nb[0]);
         rows.id_strides[1] = static_cast<int64_t>(ids->nb[1]);
     }
-    target_->add_on_device(weight_name(weights), device, rows, ids != nullptr);
-    return true;
+    return sink_->add_on_device(weight_name(weights), device, rows);
 }
 
 // input: (columns, experts used or 1, tokens); ids: (experts used, tokens).
@@ -172,7 +171,7 @@ void Collector::collect_routed(const ggml_tensor * tensor, const char * data) {
     const ggml_tensor * ids = tensor->src[2];
     ids_.resize(ggml_nbytes(ids));
     ggml_backend_tensor_get(ids, ids_.data(), 0, ids_.size());
-    imatrix::Rows rows{input->ne[0], {}};
+    statistics::Activations rows{input->ne[0], true, {}};
     rows.of_matrix.resize(static_cast<size_t>(weights->ne[2]));
     if (ids->ne[1] != input->ne[2] || input->ne[3] != 1) {
         throw std::runtime_error(weight_name(weights) + " has inputs of an unknown form");
@@ -191,14 +190,14 @@ void Collector::collect_routed(const ggml_tensor * tensor, const char * data) {
                 data, row * input->nb[1] + static_cast<size_t>(token) * input->nb[2]));
         }
     }
-    target_->add_routed(weight_name(weights), rows);
+    sink_->add(weight_name(weights), rows);
 }
 
 // More activations than matrices are taken as more rows.
 void Collector::collect_dense(const ggml_tensor * tensor, const char * data) {
     const ggml_tensor * weights = tensor->src[0];
     const ggml_tensor * input = tensor->src[1];
-    imatrix::Rows rows{input->ne[0], {}};
+    statistics::Activations rows{input->ne[0], false, {}};
     rows.of_matrix.resize(static_cast<size_t>(weights->ne[2] * weights->ne[3]));
     for (int64_t k = 0; k < input->ne[3]; ++k) {
         for (int64_t j = 0; j < input->ne[2]; ++j) {
@@ -211,7 +210,7 @@ void Collector::collect_dense(const ggml_tensor * tensor, const char * data) {
             }
         }
     }
-    target_->add_dense(weight_name(weights), rows);
+    sink_->add(weight_name(weights), rows);
 }
 
 }  // namespace apex::llama

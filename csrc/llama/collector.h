@@ -1,4 +1,4 @@
-// Watches libllama's graph and collects the activations that go into each matrix.
+// Watches libllama's graph and gives the activations that go into each matrix to a sink.
 #pragma once
 
 #include <ggml.h>
@@ -10,7 +10,7 @@
 #include <utility>
 #include <vector>
 
-#include "imatrix/accumulator.h"
+#include "statistics/activation_sink.h"
 
 namespace apex::llama {
 
@@ -21,8 +21,8 @@ struct CollectorOptions {
 
 class Collector {
   public:
-    Collector(std::shared_ptr<imatrix::Accumulator> target, const CollectorOptions & options)
-        : target_(std::move(target)), options_(options) {}
+    Collector(std::shared_ptr<statistics::ActivationSink> sink, const CollectorOptions & options)
+        : sink_(std::move(sink)), options_(options) {}
 
     // A ggml_backend_sched_eval_callback, with the collector as its user data.
     static bool callback(ggml_tensor * tensor, bool ask, void * collector);
@@ -51,7 +51,7 @@ class Collector {
         }
     };
 
-    std::shared_ptr<imatrix::Accumulator> target_;
+    std::shared_ptr<statistics::ActivationSink> sink_;
     CollectorOptions options_;
     std::exception_ptr error_;
     int64_t collected_ = 0;

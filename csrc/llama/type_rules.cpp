@@ -222,27 +222,4 @@ std::vector<TensorRule> decide_types(gguf_context * metadata, const std::string 
     }
 }
 
-std::vector<int> first_match(const std::vector<std::string> & patterns,
-                             const std::vector<std::string> & names) {
-    std::vector<std::regex> compiled;
-    for (const std::string & pattern : patterns) {
-        try {
-            compiled.emplace_back(pattern);
-        } catch (const std::regex_error & error) {
-            throw std::invalid_argument("'" + pattern +
-                                        "' is no regular expression: " + error.what());
-        }
-    }
-    std::vector<int> result(names.size(), -1);
-    for (size_t i = 0; i < names.size(); ++i) {
-        const auto found = std::find_if(
-            compiled.begin(), compiled.end(),
-            [&](const std::regex & regex) { return std::regex_search(names[i], regex); });
-        if (found != compiled.end()) {
-            result[i] = static_cast<int>(found - compiled.begin());
-        }
-    }
-    return result;
-}
-
 }  // namespace apex::llama

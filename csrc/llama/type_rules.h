@@ -65,9 +65,4 @@ std::vector<TensorRule> decide_types(gguf_context * metadata, const std::string 
                                      const RuleOptions & options,
                                      const std::vector<TensorQuery> & tensors);
 
-// For each name the index of the first pattern that is found in it (std::regex_search), or -1.
-// Throws std::invalid_argument for a malformed pattern.
-std::vector<int> first_match(const std::vector<std::string> & patterns,
-                             const std::vector<std::string> & names);
-
 }  // namespace apex::llama

@@ -29,19 +29,19 @@ HostMemory::HostMemory(size_t bytes) : bytes_(bytes) {
 
 HostMemory::~HostMemory() = default;
 
-size_t SlabLimits::device_bytes() const {
+size_t JobLimits::device_bytes() const {
     return 0;
 }
 
 struct Quantizer::Implementation {};
 
-Quantizer::Quantizer(int, int, const SlabLimits &) {
+Quantizer::Quantizer(int, int, const JobLimits &) {
     refuse();
 }
 
 Quantizer::~Quantizer() = default;
 
-void Quantizer::submit(int, const Slab &) {
+void Quantizer::submit(int, const Job &) {
     refuse();
 }
 
@@ -49,7 +49,7 @@ Outcome Quantizer::wait(int) {
     refuse();
 }
 
-double Quantizer::time_kernels(int, const Slab &, int) {
+double Quantizer::time_kernels(int, const Job &, int) {
     refuse();
 }
 
@@ -69,19 +69,15 @@ Sums::Sums(int) {
 
 Sums::~Sums() = default;
 
-bool Sums::has(const std::string &) const {
-    return false;
-}
-
 void Sums::begin(const std::string &, const Entry &) {
     refuse();
 }
 
-void Sums::add(const std::string &, const DeviceRows &) {
+void Sums::add(const std::string &, const DeviceActivations &) {
     refuse();
 }
 
-void Sums::add_from_host(const std::string &, const DeviceRows &, size_t, size_t) {
+void Sums::add_from_host(const std::string &, const DeviceActivations &, size_t, size_t) {
     refuse();
 }
 

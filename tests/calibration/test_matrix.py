@@ -150,10 +150,10 @@ def test_each_broken_file_has_its_own_error(
     data = path.read_bytes()
     cases = {
         "empty": (b"", "is empty"),
-        "foreign": (b"no importance matrix at all", "is no importance matrix"),
+        "foreign": (b"no importance matrix at all", "is not an importance matrix"),
         "cut header": (data[:100], "is damaged"),
         "cut data": (data[:-40], "truncated|damaged"),
-        "model": (dense_model.read_bytes(), "but no importance matrix"),
+        "model": (dense_model.read_bytes(), "but not an importance matrix"),
     }
     for name, (content, message) in cases.items():
         broken = tmp_path / f"{name}.gguf"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import re
@@ -11,6 +12,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gguf
+import numpy as np
 import pytest
 from support.commands import COMMAND, Apex, environment
 from support.imatrix import write_gguf
@@ -187,7 +190,11 @@ def test_a_bug_is_one_sentence_and_ends_with_70(
 
 @pytest.mark.parametrize(
     ("number", "status", "word"),
-    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
+    [
+        (signal.SIGINT, 130, "interrupted"),
+        (signal.SIGTERM, 143, "terminated"),
+        (signal.SIGHUP, 129, "terminated"),
+    ],
 )
 def test_a_signal_leaves_nothing_behind(
     dense_model: Path, folder: Path, number: signal.Signals, status: int, word: str
@@ -211,6 +218,129 @@ def test_a_signal_leaves_nothing_behind(
     assert out == ""
     assert err == f"error: {word}; nothing was left behind\n"
     assert [path.name for path in folder.iterdir()] == ["large.gguf"]
+
+
+def test_a_signal_while_everything_is_imported(folder: Path) -> None:
+    """The first import of the command line's own hangs, so that the signal comes during it."""
+    (folder / "slow").mkdir()
+    (folder / "slow" / "typer.py").write_text(
+        "import pathlib, time\npathlib.Path('here').touch()\ntime.sleep(60)\n"
+    )
+    path = os.pathsep.join([str(folder / "slow"), os.environ.get("PYTHONPATH", "")])
+    with subprocess.Popen(
+        [*COMMAND, "tiers"],
+        cwd=folder,
+        env=environment(PYTHONPATH=path),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+    ) as process:
+        while not (folder / "here").exists():
+            assert process.poll() is None, process.communicate()
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (130, "", "error: interrupted\n")
+
+
+def test_nohup_is_respected(folder: Path) -> None:
+    code = "import signal, apex.cli; apex.cli.main(['tiers']); print(signal.getsignal(1).name)"
+    for ignore, expected in (("trap '' HUP;", True), ("", False)):
+        result = subprocess.run(
+            ["sh", "-c", f'{ignore} exec "$0" -c "{code}"', sys.executable],
+            env=environment(),
+            capture_output=True,
+            encoding="utf-8",
+            check=False,
+        )
+        assert ("SIG_IGN" in result.stdout) is expected
+
+
+# Names and kinds of files
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names are text")
+def test_a_file_name_that_is_not_utf8(
+    dense_model: Path,
+    imatrix: Path,
+    folder: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(folder)
+    model, matrix, out = (os.fsdecode(name) for name in (b"m\xff.gguf", b"i\xff", b"o\xff.gguf"))
+    shutil.copy(dense_model, model)
+    shutil.copy(imatrix, matrix)
+    for command in (
+        ["inspect", model],
+        ["plan", model, "--tier", "quality"],
+        ["plan", model, "--tier", "i-quality", "--imatrix", matrix, "--export", "types\udcff"],
+        ["quantize", model, out, "--tier", "i-quality", "--imatrix", matrix],
+        ["verify", out, model, "--imatrix", matrix],
+        ["imatrix", "merge", matrix, "-o", "both\udcff"],
+        ["imatrix", "show", matrix],
+    ):
+        assert main(command) == 0, capfd.readouterr().err
+        assert "\udcff" not in capfd.readouterr().out
+    assert main(["quantize", model, out, "--type", "Q8_0", "--json", "--overwrite"]) == 0
+    assert json.loads(capfd.readouterr().out)["paths"] == [out]
+    assert main(["inspect", "none\udcff.gguf"]) == 3
+    assert r"none\xff.gguf cannot be read" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("name", [b"v.blk.0.attn_q", b"some.key"], ids=["tensor", "key"])
+def test_a_header_whose_names_are_not_utf8_ends_with_3(
+    folder: Path, capfd: pytest.CaptureFixture[str], name: bytes
+) -> None:
+    path = folder / "odd.gguf"
+    writer = gguf.GGUFWriter(path, "clip")
+    writer.add_uint32("some.key", 1)
+    writer.add_tensor("v.blk.0.attn_q", np.ones((4, 8), np.float16))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    path.write_bytes(path.read_bytes().replace(name, name[:-1] + b"\xff"))
+    assert main(["inspect", str(path)]) == 3
+    assert "is not text" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("what", ["model", "matrix"])
+def test_a_pipe_is_not_waited_for(
+    dense_model: Path, folder: Path, capfd: pytest.CaptureFixture[str], what: str
+) -> None:
+    pipe = folder / "pipe"
+    os.mkfifo(pipe)
+    signal.alarm(60)  # it would wait for ever, and not be interrupted by Ctrl-C
+    try:
+        if what == "model":
+            assert main(["inspect", str(pipe)]) == 3
+        else:
+            given = ["--tier", "i-quality", "--imatrix", str(pipe)]
+            assert main(["plan", str(dense_model), *given]) == 4
+    finally:
+        signal.alarm(0)
+    assert "is not a regular file" in capfd.readouterr().err
+
+
+def test_a_model_that_may_not_be_read_ends_with_3(
+    dense_model: Path,
+    folder: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    model = shutil.copy(dense_model, folder / "m.gguf")
+    model.chmod(0)
+    is_root = os.geteuid() == 0
+    if is_root:  # who may read everything
+        os.seteuid(65534)
+    try:
+        status = main(["inspect", str(model)])
+    finally:
+        if is_root:
+            os.seteuid(0)
+    assert status == 3
+    assert "cannot be read: Permission denied" in capfd.readouterr().err
 
 
 # Streams

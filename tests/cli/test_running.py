@@ -218,10 +218,10 @@ WRONG = {
     "matrix is a text": (
         ["imatrix", "MODEL", "-o", "o", "--in-file", "TEXT"],
         4,
-        "no importance matrix",
+        "not an importance matrix",
     ),
     "format": (["imatrix", "MODEL", "-o", "o", "--output-format", "npz"], 2, "no format npz"),
-    "show a model": (["imatrix", "show", "MODEL"], 4, "but no importance matrix"),
+    "show a model": (["imatrix", "show", "MODEL"], 4, "but not an importance matrix"),
     "merge nothing": (["imatrix", "merge", "none.gguf", "-o", "o"], 4, "cannot be read"),
     "report of no JSON": (["report", "TEXT", "-o", "r"], 2, "is no JSON"),
 }

@@ -46,7 +46,7 @@ def test_those_that_are_named(machine: None) -> None:
 def test_what_makes_no_sense(machine: None) -> None:
     with pytest.raises(UsageError, match="no backend 'gpu'"):
         chosen("gpu")
-    with pytest.raises(UsageError, match="has no devices"):
+    with pytest.raises(UsageError, match="uses no GPU, but GPUs are named"):
         chosen("cpu", [0])
 
 

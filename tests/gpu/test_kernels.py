@@ -121,17 +121,87 @@ def test_a_gpu_does_not_vouch_for_weights_that_are_no_numbers(
         assert not is_sound
 
 
-def test_a_slab_beyond_the_limits_is_refused(device: int) -> None:
+def test_a_job_beyond_the_limits_is_refused(device: int) -> None:
     quantizer = _core.DeviceQuantizer(device, 1, source_bytes=4096, target_bytes=4096, rows=2)
     x, out = np.zeros((2, 512), np.float32), np.zeros(2 * 288, np.uint8)
-    quantizer.submit(0, x, "F32", [2, 512], "Q4_K", None, out)
+    quantizer.submit(0, x, "F32", [2, 512], [("Q4_K", None, out)])
     assert quantizer.wait(0).is_sound
     for rows, type_name, weight in ((4, "Q4_K", None), (2, "Q4_K", np.ones(512, np.float32))):
         x, out = np.zeros((rows, 512), np.float32), np.zeros(rows * 288, np.uint8)
         with pytest.raises(ValueError, match="larger than the limits"):
-            quantizer.submit(0, x, "F32", [rows, 512], type_name, weight, out)
+            quantizer.submit(0, x, "F32", [rows, 512], [(type_name, weight, out)])
     with pytest.raises(ValueError, match="no kernel"):
-        quantizer.submit(0, x[:1], "F32", [1, 512], "F16", None, np.zeros(1024, np.uint8))
+        quantizer.submit(0, x[:1], "F32", [1, 512], [("F16", None, np.zeros(1024, np.uint8))])
+    with pytest.raises(ValueError, match="no target"):
+        quantizer.submit(0, x[:1], "F32", [1, 512], [])
+
+
+def test_targets_beyond_the_limits_are_refused(device: int) -> None:
+    """More of them than announced, or more of their bytes or importance."""
+    x, weight = np.zeros((2, 512), np.float32), np.ones(512, np.float32)
+
+    def submit(importances: list[np.ndarray | None], **limits: int) -> None:
+        quantizer = _core.DeviceQuantizer(device, 1, source_bytes=4096, rows=2, **limits)
+        targets = [("Q4_K", one, np.zeros(2 * 288, np.uint8)) for one in importances]
+        quantizer.submit(0, x, "F32", [2, 512], targets)
+        assert quantizer.wait(0).is_sound
+
+    enough = {"target_bytes": 3 * 576, "importance_values": 2 * 512, "targets": 3}
+    submit([weight, None, weight], **enough)
+    for name in enough:
+        with pytest.raises(ValueError, match="larger than the limits"):
+            submit([weight, None, weight], **{**enough, name: enough[name] - 1})
+
+
+SEVERAL = ["Q8_0", "Q6_K", "Q5_1", "IQ4_XS", "Q3_K", "IQ3_S", "IQ2_S", "IQ1_M", "Q4_0", "MXFP4"]
+
+
+@pytest.mark.parametrize("source", ["F32", "F16", "Q8_0"])
+def test_several_targets_in_one_slot(device: int, source: str) -> None:
+    """The bytes of one target after the other; importance is each target's own."""
+    x = kernels.weights("heavy tailed", 15, 768, 5)
+    given = {"F32": x, "F16": x.astype(np.float16).view(np.uint16)}
+    given["Q8_0"] = _core.quantize(x, "Q8_0")
+    rows = given[source].reshape(5, 3, -1)
+    targets: list[tuple[str, np.ndarray | None]] = [(name, None) for name in SEVERAL]
+    for seed, name in enumerate((*SEVERAL, "IQ2_XXS", "IQ1_S", "Q6_K", "Q4_0")):
+        weight = kernels.importance("lognormal", 5 * 768, seed)
+        assert weight is not None
+        targets.insert(2 * seed % len(targets), (name, weight.reshape(5, 768)))
+    found, is_sound = gpu.quantize_all(rows, targets, device=device, source=source)
+    assert is_sound
+    for (name, weight), bytes_found in zip(targets, found, strict=True):
+        alone, _ = gpu.quantize(rows, name, weight, device=device, source=source)
+        assert np.array_equal(bytes_found, alone), name
+        expected = _core.quantize(
+            rows.view(np.uint8), name, weight, src_type=source, shape=(5, 3, 768)
+        )
+        assert np.array_equal(bytes_found, expected), name
+
+
+def test_targets_of_any_number_of_bytes(device: int) -> None:
+    """Blocks of 17, 18, 34 and 50 bytes, in odd numbers, one after the other."""
+    x = kernels.weights("normal", 3, 256, 6)
+    weight = kernels.importance("lognormal", 256, 6)
+    targets = [("MXFP4", None), ("Q4_0", weight), ("Q8_0", None), ("IQ1_S", weight), ("Q6_K", None)]
+    found, is_sound = gpu.quantize_all(x, 2 * targets, device=device)
+    assert is_sound
+    for (name, of_target), bytes_found in zip(2 * targets, found, strict=True):
+        assert np.array_equal(bytes_found, _core.quantize(x, name, of_target)), name
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_one_target_that_is_not_sound_makes_the_job_unsound(device: int, place: int) -> None:
+    x = kernels.weights("beyond binary16", 2, 512, 0)
+    x *= np.float32(1e30 / np.abs(x).max())
+    with pytest.raises(ValueError, match="too large"):
+        _core.quantize(x, "Q8_0")
+    targets: list[tuple[str, np.ndarray | None]] = [("MXFP4", None), ("MXFP4", None)]
+    _, is_sound = gpu.quantize_all(x, targets, device=device)
+    assert is_sound
+    targets.insert(place, ("Q8_0", None))
+    _, is_sound = gpu.quantize_all(x, targets, device=device)
+    assert not is_sound
 
 
 @pytest.mark.parametrize("type_name", kernels.TYPES)

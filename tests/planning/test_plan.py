@@ -137,7 +137,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], type[ApexError], str]] = {
     "rule that is not a regular expression": (
         {"file_type": "Q8_0", "tensor_types": ["(=q8_0"]},
         UsageError,
-        "no regular expression",
+        "is not a regular expression",
     ),
     "rule that matches no tensor": (
         {"file_type": "Q8_0", "tensor_types": ["nothing=q8_0"]},
@@ -381,7 +381,7 @@ class TestImportance:
         ("content", "message"),
         [
             (b"", "is empty"),
-            (b"hello, I am no matrix at all", "no importance matrix, or is truncated"),
+            (b"hello, I am no matrix at all", "not an importance matrix, or is truncated"),
             (b"GGUF\x03\x00\x00\x00", "is damaged"),
             ((5).to_bytes(4, "little") + b"\xff\xff\xff\x7f", "truncated"),
         ],
@@ -395,7 +395,7 @@ class TestImportance:
             apex.plan(model, tier="micro", imatrix=path)
 
     def test_a_model_is_no_imatrix(self, model: Path) -> None:
-        with pytest.raises(ImatrixError, match="but no importance matrix"):
+        with pytest.raises(ImatrixError, match="but not an importance matrix"):
             apex.plan(model, tier="micro", imatrix=model)
 
     @pytest.mark.parametrize("form", ["gguf", "dat"])

@@ -23,7 +23,7 @@ uint32_t blocks_for(int64_t items, int64_t per_block) {
 
 std::vector<QuantizeKernel> all_quantizers() {
     std::vector<QuantizeKernel> all;
-    for (auto family : {simple_kernels, q2_q3_kernels, q4_q5_kernels, q6_kernels, iq4_kernels,
+    for (auto family : {small_kernels, q2_q3_kernels, q4_q5_kernels, q6_kernels, iq4_kernels,
                         iq3_kernels, iq2_kernels, iq1_kernels}) {
         const std::vector<QuantizeKernel> some = family();
         all.insert(all.end(), some.begin(), some.end());
@@ -136,7 +136,8 @@ class Launcher {
             const RowArguments arguments{source.as<void>(), source_type, mean_squares.as<float>(),
                                          all_rows, columns};
             launch(row_kernel(), arguments,
-                   {blocks_for(all_rows, kRowsPerBlock), kThreads, row_shared_bytes(), backwards},
+                   {blocks_for(all_rows, kRowsPerThreadBlock), kThreads, row_shared_bytes(),
+                    backwards},
                    outcome);
         }
         const auto weights = static_cast<uint32_t>(kernel.weights);

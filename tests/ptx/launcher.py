@@ -88,7 +88,7 @@ def build(folder: Path) -> Path:
         return target
 
     assert GXX is not None
-    sources = [*HERE.glob("*.cpp"), *KERNEL_SOURCES, *(ROOT / "csrc/kernels").glob("*.cpp")]
+    sources = [*HERE.glob("*.cpp"), *KERNEL_SOURCES, *(ROOT / "csrc/tables").glob("*.cpp")]
     library = folder / "launcher.so"
     objects = _side_by_side(compile_one, sources)
     _run(GXX, "-shared", "-Wl,--no-undefined", *objects, "-o", library, "-ldl")

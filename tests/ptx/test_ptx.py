@@ -222,7 +222,7 @@ def variant(
 def test_the_nan_of_a_gpu_would_be_seen(library: Path, tmp_path: Path) -> None:
     """Rounding takes integers from the mantissa of a sum, which may be a NaN's."""
     careless = variant(
-        *(tmp_path, "q2_q3", "lane/lane.h"),
+        *(tmp_path, "q2_q3", "lane/lanes.h"),
         *("return sum != sum ? middle : sum;", "return sum;"),
         library,
     )
@@ -231,7 +231,7 @@ def test_the_nan_of_a_gpu_would_be_seen(library: Path, tmp_path: Path) -> None:
 
 
 def test_a_missing_barrier_would_be_seen(library: Path, tmp_path: Path) -> None:
-    careless = variant(tmp_path, "q6", "cuda/block.h", "__syncthreads();", "", library)
+    careless = variant(tmp_path, "q6", "cuda/thread_block.h", "__syncthreads();", "", library)
     x = kernels.weights("normal", 1, 512, 0)
     for backwards in (False, True):
         found = careless.quantize(x, "Q6_K", backwards=backwards)
@@ -241,7 +241,7 @@ def test_a_missing_barrier_would_be_seen(library: Path, tmp_path: Path) -> None:
 
 def test_an_addition_that_is_not_atomic_would_be_seen(library: Path, tmp_path: Path) -> None:
     careless = variant(
-        *(tmp_path, "iq3", "cuda/block.h"),
+        *(tmp_path, "iq3", "cuda/thread_block.h"),
         *("return atomicAdd(counter, count);", "return (*counter += count) - count;"),
         library,
     )

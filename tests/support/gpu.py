@@ -1,4 +1,4 @@
-"""One slab on a GPU, for tests."""
+"""One job on a GPU, for tests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,19 @@ def quantize(
     device: int = 0,
     source: str = "F32",
 ) -> tuple[np.ndarray, bool]:
-    """The bytes as a GPU makes them, and whether it vouches for them.
+    """The bytes as a GPU makes them, and whether it vouches for them."""
+    (out,), is_sound = quantize_all(x, [(type_name, weight)], device=device, source=source)
+    return out, is_sound
+
+
+def quantize_all(
+    x: np.ndarray,
+    targets: list[tuple[str, np.ndarray | None]],
+    *,
+    device: int = 0,
+    source: str = "F32",
+) -> tuple[list[np.ndarray], bool]:
+    """The bytes of several (type, importance) in one slot, and whether the GPU vouches for all.
 
     x: (rows, columns) or (experts, rows, columns) of the source type; F16 and BF16 as uint16,
     quantized types as bytes.
@@ -26,19 +38,25 @@ def quantize(
         columns = columns // facts[source].block_bytes * facts[source].block_weights
     shape = [*x.shape[:-1], columns]
     rows = int(np.prod(shape[:-1]))
-    block = facts[type_name]
-    out = np.zeros((*x.shape[:-1], columns // block.block_weights * block.block_bytes), np.uint8)
+    experts = x.shape[0] if x.ndim == 3 else 1
+    outs = []
+    for type_name, _ in targets:
+        block = facts[type_name]
+        row_bytes = columns // block.block_weights * block.block_bytes
+        outs.append(np.zeros((*x.shape[:-1], row_bytes), np.uint8))
     quantizer = _core.DeviceQuantizer(
         device,
         1,
         source_bytes=x.nbytes,
-        target_bytes=out.nbytes,
-        importance_values=0 if weight is None else columns * (x.shape[0] if x.ndim == 3 else 1),
+        target_bytes=sum(out.nbytes for out in outs),
+        importance_values=experts * columns * sum(weight is not None for _, weight in targets),
         rows=rows,
         dequantized_weights=rows * columns if facts[source].is_quantized else 0,
+        targets=len(targets),
     )
-    quantizer.submit(0, x, source, shape, type_name, weight, out)
-    return out, quantizer.wait(0).is_sound
+    given = [(name, weight, out) for (name, weight), out in zip(targets, outs, strict=True)]
+    quantizer.submit(0, x, source, shape, given)
+    return outs, quantizer.wait(0).is_sound
 
 
 def difference(

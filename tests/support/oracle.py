@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 import apex
 from apex import _core
 from apex.errors import ApexError
 
+apex_reference = pytest.importorskip("apex_reference", reason="only editable installs have it")
 # llama.cpp's own quantizer, in this process.
-quantize_with_llama = _core.quantize_with_llama
+quantize_with_llama = apex_reference.quantize_with_llama
 
 
 def same_bytes(
@@ -47,7 +49,7 @@ def same_bytes(
         quantize_with_llama(
             str(model), str(theirs), importance=importance or {}, overrides=overrides, **given
         )
-    except _core.ModelError as error:
+    except apex_reference.ModelError as error:
         assert plan is None, f"llama.cpp refuses: {error}"
         return None
     assert plan is not None, f"apex refuses: {refusal}"

@@ -31,6 +31,7 @@ class Limits(TypedDict):
     importance_values: int
     rows: int
     dequantized_weights: int
+    targets: int
 
 
 def is_for_device(job: Job) -> bool:
@@ -69,6 +70,7 @@ def device_limits(jobs: Sequence[Job]) -> Limits | None:
         "importance_values": max(map(importance, mine)),
         "rows": max(job.experts * job.rows for job in mine),
         "dequantized_weights": max(map(weights, mine)),
+        "targets": max(len(job.targets) for job in mine),
     }
 
 
