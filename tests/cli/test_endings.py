@@ -454,6 +454,27 @@ def test_nothing_is_wrapped_without_a_terminal(
     assert not re.search(r" $", result.stdout, re.M)
 
 
+# Start
+
+
+def test_what_a_plan_needs_is_all_that_is_imported(dense_model: Path) -> None:
+    """Each of these takes longer to import than the plan of a model to make."""
+    code = (
+        "import sys, apex.cli; status = apex.cli.main(sys.argv[1:]); "
+        "heavy = {'numpy', 'gguf', 'rich', 'pydantic', 'apex.evaluation'}; "
+        "sys.exit(status or str(heavy & set(sys.modules)))"
+    )
+    for arguments in (["plan", dense_model], ["tiers"]):
+        result = subprocess.run(
+            [sys.executable, "-c", code, *arguments],
+            env=environment(),
+            capture_output=True,
+            encoding="utf-8",
+            check=False,
+        )
+        assert (result.returncode, result.stderr) == (1, "set()\n")
+
+
 # Numbers
 
 
