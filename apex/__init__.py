@@ -15,7 +15,7 @@ __path__ = extend_path(__path__, __name__)
 
 if TYPE_CHECKING:
     from apex._core import __version__ as __version__
-    from apex.calibration import Imatrix as Imatrix
+    from apex.calibration import ImportanceAccumulator as ImportanceAccumulator
     from apex.calibration import calibrate as calibrate
     from apex.cpu import CpuInfo as CpuInfo
     from apex.cpu import cpu_info as cpu_info
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 # Where each public name comes from.
 _ROOMS = {
     "_core": ("__version__",),
-    "calibration": ("Imatrix", "calibrate"),
+    "calibration": ("ImportanceAccumulator", "calibrate"),
     "cpu": ("CpuInfo", "cpu_info"),
     "errors": (
         "ApexError",

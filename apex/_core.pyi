@@ -407,7 +407,12 @@ class Model:
     A model that libllama loaded.
     """
     def __init__(
-        self, path: str | bytes, *, mtp: bool = False, vocabulary_only: bool = False, gpu_layers: int = 0
+        self,
+        path: str | bytes,
+        *,
+        mtp: bool = False,
+        vocabulary_only: bool = False,
+        gpu_layers: int = 0,
     ) -> None:
         """
         Mapped, on the CPU but for gpu_layers, of which a negative number means all. Raises ModelError.
@@ -479,6 +484,27 @@ class Context:
         """
         Forget all sequences.
         """
+    def compare(
+        self,
+        rows: typing.Annotated[numpy.typing.ArrayLike, numpy.int64],
+        tokens: typing.Annotated[numpy.typing.ArrayLike, numpy.int32],
+        models: collections.abc.Sequence[Context],
+        *,
+        encode: bool = False,
+        threads: int = 0,
+    ) -> tuple[
+        tuple[numpy.typing.NDArray[numpy.float64], numpy.typing.NDArray[numpy.int32]],
+        list[
+            tuple[
+                tuple[numpy.typing.NDArray[numpy.float64], numpy.typing.NDArray[numpy.int32]],
+                dict[str, numpy.ndarray[typing.Any, numpy.dtype[typing.Any]]],
+            ]
+        ],
+        numpy.typing.NDArray[numpy.uint16] | None,
+    ]:
+        """
+        Compares contexts that have decoded the same batch with this one: what score gives for this one, what diverge gives for each of them, and, to encode, the uint16 rows of a llama-perplexity base file, else None. With them, -ln p(token) of this one is what llama-perplexity prints while it writes such a file.
+        """
     def decode(
         self,
         tokens: typing.Annotated[numpy.typing.ArrayLike, numpy.int32],
@@ -505,31 +531,14 @@ class Context:
         self,
         rows: typing.Annotated[numpy.typing.ArrayLike, numpy.int64],
         tokens: typing.Annotated[numpy.typing.ArrayLike, numpy.int32],
-        base: Context,
-        base_rows: typing.Annotated[numpy.typing.ArrayLike, numpy.int64],
-        threads: int = 0,
-    ) -> dict[str, numpy.ndarray[typing.Any, numpy.dtype[typing.Any]]]:
-        """
-        The statistics of each position against the base model's last logits: a dict of float64 kl, float32 negative_log_likelihood, base_negative_log_likelihood and probability_difference, bool same_top.
-        """
-    def diverge_from_codes(
-        self,
-        rows: typing.Annotated[numpy.typing.ArrayLike, numpy.int64],
-        tokens: typing.Annotated[numpy.typing.ArrayLike, numpy.int32],
         codes: typing.Annotated[numpy.typing.ArrayLike, numpy.uint16],
         threads: int = 0,
-    ) -> dict[str, numpy.ndarray[typing.Any, numpy.dtype[typing.Any]]]:
+    ) -> tuple[
+        tuple[numpy.typing.NDArray[numpy.float64], numpy.typing.NDArray[numpy.int32]],
+        dict[str, numpy.ndarray[typing.Any, numpy.dtype[typing.Any]]],
+    ]:
         """
-        The statistics of each position against rows of a base file.
-        """
-    def encode(
-        self,
-        rows: typing.Annotated[numpy.typing.ArrayLike, numpy.int64],
-        tokens: typing.Annotated[numpy.typing.ArrayLike, numpy.int32],
-        threads: int = 0,
-    ) -> tuple[numpy.typing.NDArray[numpy.uint16], numpy.typing.NDArray[numpy.float64]]:
-        """
-        (uint16 rows of a llama-perplexity base file, float64 -ln p(token)).
+        Against uint16 rows of a base file, one for each row of logits: what score gives, and the statistics of each position, a dict of float64 kl, float32 negative_log_likelihood, base_negative_log_likelihood and probability_difference, bool same_top.
         """
     def keep_hidden_states(self) -> None:
         """
@@ -548,21 +557,6 @@ class Context:
         """
         float32 (rows, vocabulary): a copy of the logits that the last batch asked for.
         """
-    def most_likely(
-        self, rows: typing.Annotated[numpy.typing.ArrayLike, numpy.int64], threads: int = 0
-    ) -> numpy.typing.NDArray[numpy.int32]:
-        """
-        int32: the most likely token of each row.
-        """
-    def negative_log_likelihoods(
-        self,
-        rows: typing.Annotated[numpy.typing.ArrayLike, numpy.int64],
-        tokens: typing.Annotated[numpy.typing.ArrayLike, numpy.int32],
-        threads: int = 0,
-    ) -> numpy.typing.NDArray[numpy.float64]:
-        """
-        float64: -ln p(token) by each row of the last logits.
-        """
     def probabilities(
         self,
         rows: typing.Annotated[numpy.typing.ArrayLike, numpy.int64],
@@ -571,6 +565,15 @@ class Context:
     ) -> numpy.typing.NDArray[numpy.float32]:
         """
         float32: p(token).
+        """
+    def score(
+        self,
+        rows: typing.Annotated[numpy.typing.ArrayLike, numpy.int64],
+        tokens: typing.Annotated[numpy.typing.ArrayLike, numpy.int32],
+        threads: int = 0,
+    ) -> tuple[numpy.typing.NDArray[numpy.float64], numpy.typing.NDArray[numpy.int32]]:
+        """
+        Of each row of the last logits, float64 -ln p(token) and the int32 most likely token.
         """
 
 def active_isa() -> str:
@@ -721,6 +724,11 @@ def inference_features() -> str:
 def measure_bandwidth(device: int, bytes: int) -> Bandwidth:
     """
     How fast a GPU copies.
+    """
+
+def max_sequences() -> int:
+    """
+    The most sequences that a context can have.
     """
 
 def memory_need(

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from apex.calibration.collect import (
-    CalibrationProgress,
-    CalibrationResult,
-    CollectOptions,
-    calibrate,
-)
+from apex.calibration.collect import calibrate
 from apex.calibration.coverage import Coverage, coverage_of
 from apex.calibration.documents import BUILT_IN, Text, built_in, built_in_text, read_texts
-from apex.calibration.matrix import Imatrix
+from apex.calibration.matrix import ImportanceAccumulator
+from apex.calibration.options import CalibrationProgress, CalibrationResult, CollectOptions
 
 __all__ = [
     "BUILT_IN",
@@ -18,7 +14,7 @@ __all__ = [
     "CalibrationResult",
     "CollectOptions",
     "Coverage",
-    "Imatrix",
+    "ImportanceAccumulator",
     "Text",
     "built_in",
     "built_in_text",

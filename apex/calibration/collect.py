@@ -6,26 +6,27 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from apex import _core
 from apex.calibration import documents
+from apex.calibration.checkpoint import Checkpoint, checkpoint_path
 from apex.calibration.coverage import Coverage, coverage_of
-from apex.calibration.documents import Text
-from apex.calibration.matrix import Imatrix
+from apex.calibration.documents import Text, mixed
+from apex.calibration.estimate import estimated_seconds
+from apex.calibration.identity import model_digest
+from apex.calibration.matrix import ImportanceAccumulator
+from apex.calibration.options import CalibrationProgress, CalibrationResult, CollectOptions
 from apex.cpu import cpu_info
-from apex.errors import ImatrixError, OutputError, RunError, UsageError
-from apex.files import ImportanceMatrix, load_imatrix
+from apex.errors import OutputError, RunError, UsageError
+from apex.files import ImportanceMatrix, check_output, load_imatrix
 from apex.inference import (
     Batch,
-    RunOptions,
     Tokens,
     batches,
     chunks_of,
@@ -34,94 +35,23 @@ from apex.inference import (
     peak_memory,
     running,
 )
-from apex.sources import ModelFile
+from apex.sources import ModelFile, open_model
 
-__all__ = ["CalibrationProgress", "CalibrationResult", "CollectOptions", "calibrate", "mixed"]
+__all__ = ["NOTES", "calibrate"]
 
-_NOTE = "apex.calibration"
-_STATE = "apex.calibration.state"
-_DONE = "apex.calibration.chunks_done"
-# Progress of a run that was stopped; beside the output until the run is finished.
-CHECKPOINT_SUFFIX = ".checkpoint"
+# Keys of what an importance matrix says about itself, beside what llama-imatrix writes.
+NOTES = {
+    "what": "apex.calibration",
+    "model": "apex.calibration.model",
+    "extent": "apex.calibration.extent",
+    "automatic": "apex.calibration.automatic",
+}
 
-
-@dataclass(frozen=True)
-class CollectOptions:
-    """What is collected, and how long.
-
-    Attributes:
-        run: how the model is run.
-        chunks: at most so many chunks; None for all that the texts have.
-        skip_chunks: so many chunks of each text are left out at its start.
-        output_matrix: the output matrix too, as llama-imatrix --process-output.
-        mtp: the multi-token-prediction heads too, where the model has some.
-        until_coverage: stop when this share of all routed experts has seen ``min_tokens`` tokens.
-        min_tokens: what an expert must have seen to count as covered.
-        save_every: chunks between checkpoints.
-    """
-
-    run: RunOptions = field(default_factory=RunOptions)
-    chunks: int | None = None
-    skip_chunks: int = 0
-    output_matrix: bool = False
-    mtp: bool = True
-    until_coverage: float | None = None
-    min_tokens: int = 32
-    save_every: int = 32
-
-    def __post_init__(self) -> None:
-        if self.until_coverage is not None and not 0 < self.until_coverage <= 1:
-            raise UsageError("The coverage to reach lies between 0 and 1.", "as in 0.99")
-        if (self.chunks is not None and self.chunks < 1) or self.skip_chunks < 0:
-            raise UsageError("There must be at least one chunk.")
-
-
-@dataclass(frozen=True)
-class CalibrationProgress:
-    """How far a run is; given to the progress callback after every group of chunks.
-
-    Attributes:
-        chunks_done, chunks: of those that may be run.
-        tokens_per_second: in this run.
-        coverage: of the routed experts so far; None for a model without any.
-    """
-
-    chunks_done: int
-    chunks: int
-    tokens_per_second: float
-    coverage: Coverage | None
-
-
-@dataclass(frozen=True)
-class CalibrationResult:
-    """What a run collected.
-
-    Attributes:
-        path: the file that was written.
-        chunks, tokens: how much text was run, resumed parts included.
-        seconds: of this run.
-        resumed_chunks: how many chunks an earlier run had done.
-        coverage: of the routed experts; None for a model without any.
-        text_chunks: by text, how many chunks were run.
-        entries: how many tensors have data.
-        notes: what the user should know.
-        peak_memory: bytes, mapped models included.
-    """
-
-    path: Path
-    chunks: int
-    tokens: int
-    seconds: float
-    resumed_chunks: int
-    coverage: Coverage | None
-    text_chunks: dict[str, int]
-    entries: int
-    notes: tuple[str, ...]
-    peak_memory: int
+Report = Callable[[CalibrationProgress], None]
 
 
 def calibrate(
-    model: str | os.PathLike[str],
+    model: str | os.PathLike[str] | ModelFile,
     output: str | os.PathLike[str],
     texts: Sequence[Text] = (),
     *,
@@ -130,60 +60,88 @@ def calibrate(
     continue_from: Sequence[str | os.PathLike[str]] = (),
     legacy: bool = False,
     overwrite: bool = False,
-    progress: Callable[[CalibrationProgress], None] | None = None,
+    notes: Mapping[str, str | int] | None = None,
+    progress: Report | None = None,
 ) -> CalibrationResult:
     """Run a model over texts and write its importance matrix.
 
     texts: without any, the built-in diverse set; built_in: that set beside them.
     continue_from: importance matrices to add to.
     legacy: write a .dat instead of a GGUF file.
-    A run that was stopped goes on where its last checkpoint, beside the output, left it; the file
-    is the same as that of a run that was not.
+    notes: further metadata for the GGUF file.
+    progress: see CalibrationProgress.
+
+    A run that was stopped, by whatever exception, leaves a checkpoint of all whole groups of chunks
+    beside the output. The same call goes on from there, and the file that it writes is the same as
+    that of a run that was not stopped.
     Raises ModelFileError, RunError, DataError, ImatrixError, OutputError, UsageError.
     """
+    file = model if isinstance(model, ModelFile) else open_model(model)
     path = Path(output)
-    if path.exists() and not overwrite:
-        raise OutputError(f"{path} exists.", "use --overwrite to replace it, or another name")
-    return _Run(
-        Path(model),
-        path,
-        texts,
-        options or CollectOptions(),
-        continue_from,
-        built_in=built_in,
-        legacy=legacy,
-    ).execute(progress)
+    read = [*file.files, *(text.file for text in texts if text.file), *continue_from]
+    check_output([path], read, overwrite=overwrite)
+    check_output([checkpoint_path(path)], read, overwrite=True)
+    run = _Run(file, path, texts, options or CollectOptions(), continue_from, built_in=built_in)
+    return run.execute(progress, legacy=legacy, notes=notes or {})
 
 
 class _Run:
     def __init__(
         self,
-        model: Path,
+        file: ModelFile,
         output: Path,
         texts: Sequence[Text],
         options: CollectOptions,
         continue_from: Sequence[str | os.PathLike[str]],
         *,
         built_in: bool,
-        legacy: bool,
     ) -> None:
+        self.file = file
         self.output = output
-        self.checkpoint = output.with_name(output.name + CHECKPOINT_SUFFIX)
         self.options = options
-        self.legacy = legacy
         self.notes: list[str] = []
         before = [load_imatrix(path) for path in continue_from]
-        self.file, self.model, self.has_mtp = self._load(model)
+        self.model, self.has_mtp = self._load()
+        self.digest = model_digest(file)
         own = documents.built_in(self.model) if built_in or not texts else ()
         self.texts = (*texts, *own)
+        self.chunks, self.origins = self._cut()
+        # ggml's threads spin between two parts of a graph, so as many again would stand in the way.
+        threads = max(1, (options.run.threads or cpu_info().threads) // 2)
         length = options.run.context_length
+        self.matrix = ImportanceAccumulator(chunk_size=length, threads=threads)
+        self.checkpoint = Checkpoint(output, self._fingerprint(before), length)
+        self.resumed = self.done = self._resume()
+        if not self.done:
+            for matrix in before:
+                self.matrix.merge(matrix)
+            used = set(self.origins.tolist())
+            self.matrix.datasets += [
+                text.name for index, text in enumerate(self.texts) if index in used
+            ]
+
+    def _load(self) -> tuple[_core.Model, bool]:
+        """The model, and whether its multi-token-prediction head can be run."""
+        layers = self.options.run.gpu_layers
+        if self.options.mtp:
+            try:
+                _, model = load_model(self.file, mtp=True, gpu_layers=layers)
+                return model, model.mtp_layers > 0
+            except RunError as error:  # of the head alone, or of the whole model
+                self.notes.append(_without_head(error))
+        _, model = load_model(self.file, gpu_layers=layers)
+        return model, False
+
+    def _cut(self) -> tuple[Tokens, npt.NDArray[np.int64]]:
+        """The chunks, and of which text each is."""
+        length = self.options.run.context_length
         tokens = [self._tokenize(text) for text in self.texts]
-        self.chunks, self.origins = mixed(
+        chunks, origins = mixed(
             [chunks_of(part, length) for part in tokens],
             [text.weight for text in self.texts],
-            options.chunks,
+            self.options.chunks,
         )
-        if not len(self.chunks):
+        if not len(chunks):
             raise UsageError(
                 f"The text has {sum(map(len, tokens))} tokens, and a chunk takes {length}.",
                 "give more text, or a smaller --ctx-size",
@@ -195,32 +153,7 @@ class _Run:
             self.notes.append(
                 f"the model was trained on contexts of {self.model.context_length} tokens"
             )
-        self.state = self._fingerprint(before)
-        # ggml's threads spin between two parts of a graph, so as many again would stand in the way.
-        threads = max(1, (options.run.threads or cpu_info().threads) // 2)
-        self.matrix = Imatrix(chunk_size=length, threads=threads)
-        self.done = self._resume()
-        if not self.done:
-            for matrix in before:
-                self.matrix.merge(matrix)
-            self.matrix.datasets += [
-                text.name
-                for index, text in enumerate(self.texts)
-                if index in set(self.origins.tolist())
-            ]
-        self.resumed = self.done
-
-    def _load(self, path: Path) -> tuple[ModelFile, _core.Model, bool]:
-        """The model, and whether its multi-token-prediction head can be run."""
-        layers = self.options.run.gpu_layers
-        if self.options.mtp:
-            try:
-                file, model = load_model(path, mtp=True, gpu_layers=layers)
-                return file, model, model.mtp_layers > 0
-            except RunError as error:  # of the head alone, or of the whole model
-                self.notes.append(_without_head(error))
-        file, model = load_model(path, gpu_layers=layers)
-        return file, model, False
+        return chunks, origins
 
     def _tokenize(self, text: Text) -> Tokens:
         with running(self.file.path):
@@ -228,7 +161,7 @@ class _Run:
         return tokens[self.options.skip_chunks * self.options.run.context_length :]
 
     def _fingerprint(self, before: Sequence[ImportanceMatrix]) -> str:
-        """Of everything that decides the result: a checkpoint of another run is none of ours."""
+        """Of everything that decides the result; a checkpoint of another run has another."""
         digest = hashlib.sha256()
         for part in self.file.files:
             status = part.stat()
@@ -244,41 +177,59 @@ class _Run:
 
     def _resume(self) -> int:
         """Take over a checkpoint of this very run; returns how many chunks it has."""
-        if not self.checkpoint.exists():
+        name = self.checkpoint.path.name
+        if not self.checkpoint.path.exists():
             return 0
-        try:
-            saved = load_imatrix(self.checkpoint)
-        except ImatrixError:
-            saved = None
-        done = saved.notes.get(_DONE) if saved else None
-        if saved is None or saved.notes.get(_STATE) != self.state or not isinstance(done, int):
+        if not self.checkpoint.resume(self.matrix):
             self.notes.append(
-                f"{self.checkpoint.name} was left by a run with other texts or settings and was "
-                "not used"
+                f"{name} was left by a run with other texts or settings and was not used"
             )
             return 0
-        self.matrix.merge(saved)
-        self.notes.append(f"went on after {done} chunks of {self.checkpoint.name}")
-        return done
+        self.notes.append(f"went on after {self.checkpoint.saved} chunks of {name}")
+        return self.checkpoint.saved
 
-    def execute(self, progress: Callable[[CalibrationProgress], None] | None) -> CalibrationResult:
+    def execute(
+        self, report: Report | None, *, legacy: bool, notes: Mapping[str, str | int]
+    ) -> CalibrationResult:
         begin = time.monotonic()
-        saved = self.done
+        try:
+            if report is not None:
+                chunks = self.chunks[self.done :]
+                left = estimated_seconds(self.file, self.model, chunks, self.options.run)
+                report(self._progress(0.0, left))
+            coverage = self._collect(report)
+            self._write(legacy, notes)
+        except BaseException:  # an interrupt too; what was collected is not lost
+            with suppress(OutputError):
+                if self.checkpoint.save(self.matrix.datasets) and report is not None:
+                    report(self._progress(0.0, None))
+            raise
+        return self._result(coverage, time.monotonic() - begin)
+
+    def _collect(self, report: Report | None) -> Coverage | None:
+        """Run the chunks that are left, or until enough experts are covered."""
+        begin = time.monotonic()
         coverage = self._coverage()
         for done in self._groups():
             self.done = done
+            self.checkpoint.keep(done, self.matrix)
             coverage = self._coverage()
-            if progress is not None:
-                tokens = (self.done - self.resumed) * self.options.run.context_length
-                speed = tokens / max(time.monotonic() - begin, 1e-9)
-                progress(CalibrationProgress(self.done, len(self.chunks), speed, coverage))
+            if done - self.checkpoint.saved >= self.options.save_every:
+                self.checkpoint.save(self.matrix.datasets)
+            if report is not None:
+                seconds = max(time.monotonic() - begin, 1e-9) / (done - self.resumed)
+                speed = self.options.run.context_length / seconds
+                report(self._progress(speed, (len(self.chunks) - done) * seconds, coverage))
             if self._is_covered(coverage):
                 break
-            # An interrupted group is half collected: only what was saved before it counts.
-            if self.done - saved >= self.options.save_every:
-                self._save_checkpoint()
-                saved = self.done
-        return self._finish(coverage, time.monotonic() - begin)
+        return coverage
+
+    def _progress(
+        self, speed: float, seconds_left: float | None, coverage: Coverage | None = None
+    ) -> CalibrationProgress:
+        return CalibrationProgress(
+            self.done, len(self.chunks), self.checkpoint.saved, speed, seconds_left, coverage
+        )
 
     def _groups(self) -> Iterator[int]:
         """Run the chunks that are left; yields after each group how many are done."""
@@ -330,46 +281,42 @@ class _Run:
         wanted = self.options.until_coverage
         return wanted is not None and coverage is not None and coverage.share >= wanted
 
-    def _save_checkpoint(self) -> None:
-        notes: dict[str, Any] = {_STATE: self.state, _DONE: self.done}
-        self.matrix.save(self.checkpoint, overwrite=True, notes=notes)
+    def _text_chunks(self) -> dict[str, int]:
+        counts = np.bincount(self.origins[: self.done], minlength=len(self.texts))
+        return {text.name: int(count) for text, count in zip(self.texts, counts, strict=True)}
 
-    def _finish(self, coverage: Coverage | None, seconds: float) -> CalibrationResult:
+    def _write(self, legacy: bool, notes: Mapping[str, str | int]) -> None:
+        what = {
+            "model": self.file.path.name,
+            "chunks": self.done,
+            "chunk_size": self.options.run.context_length,
+            "texts": self._text_chunks(),
+            "mtp": self.has_mtp,
+            "apex": _core.__version__,
+            "llama.cpp": _core.llama_version,
+        }
+        own = {
+            NOTES["what"]: json.dumps(what),
+            NOTES["model"]: self.digest,
+            NOTES["extent"]: json.dumps(self.options.extent),
+        }
+        self.matrix.save(self.output, legacy=legacy, overwrite=True, notes={**own, **notes})
+        self.checkpoint.remove()
+
+    def _result(self, coverage: Coverage | None, seconds: float) -> CalibrationResult:
         wanted = self.options.until_coverage
         if wanted is not None and coverage is not None and not self._is_covered(coverage):
             self.notes.append(
                 f"the texts ended at a coverage of {coverage.share:.4f}, below {wanted}"
             )
-        counts = np.bincount(self.origins[: self.done], minlength=len(self.texts))
-        text_chunks = {
-            text.name: int(count) for text, count in zip(self.texts, counts, strict=True)
-        }
-        length = self.options.run.context_length
-        note = {
-            "model": self.file.path.name,
-            "chunks": self.done,
-            "chunk_size": length,
-            "texts": text_chunks,
-            "mtp": self.has_mtp,
-            "apex": _core.__version__,
-            "llama.cpp": _core.llama_version,
-        }
-        self.matrix.save(
-            self.output,
-            legacy=self.legacy,
-            overwrite=True,
-            notes={_NOTE: json.dumps(note), **_model_note(self.file)},
-        )
-        with suppress(FileNotFoundError):
-            self.checkpoint.unlink()
         return CalibrationResult(
             self.output,
             self.done,
-            self.done * length,
+            self.done * self.options.run.context_length,
             seconds,
             self.resumed,
             coverage,
-            text_chunks,
+            self._text_chunks(),
             len(self.matrix.accumulator.counts()),
             tuple(self.notes),
             peak_memory(),
@@ -378,47 +325,3 @@ class _Run:
 
 def _without_head(error: RunError) -> str:
     return f"the multi-token-prediction head gets no data: {error.message.rstrip('.')}"
-
-
-def mixed(
-    parts: Sequence[Tokens], weights: Sequence[float], limit: int | None
-) -> tuple[Tokens, npt.NDArray[np.int64]]:
-    """Interleave the chunks of several texts by their weights.
-
-    Every text keeps its order. The next chunk always comes from the text that is furthest behind
-    its share; a text that has run out is passed over. Returns the chunks, and of which text each
-    is.
-    """
-    left = [len(part) for part in parts]
-    total = min(sum(left), limit if limit is not None else sum(left))
-    taken = [0] * len(parts)
-    origins = []
-    for _ in range(total):
-        candidates = [index for index, part in enumerate(parts) if taken[index] < len(part)]
-        chosen = min(candidates, key=lambda index: (taken[index] + 1) / weights[index])
-        origins.append(chosen)
-        taken[chosen] += 1
-    which = np.array(origins, np.int64)
-    if not origins:
-        return np.empty((0, 0), np.int32), which
-    places = [0] * len(parts)
-    rows = []
-    for index in origins:
-        rows.append(parts[index][places[index]])
-        places[index] += 1
-    return np.stack(rows), which
-
-
-def _model_note(file: ModelFile) -> dict[str, str]:
-    """Which model an importance matrix was made of: a digest of its tensor table."""
-    return {"apex.calibration.model": model_digest(file)}
-
-
-def model_digest(file: ModelFile) -> str:
-    """A digest of the names, shapes and types of a model's tensors, and of its files' sizes."""
-    digest = hashlib.sha256()
-    for tensor in file.tensors:
-        digest.update(f"{tensor.name} {tensor.shape} {tensor.type};".encode())
-    for part in file.files:
-        digest.update(f"{part.stat().st_size};".encode())
-    return digest.hexdigest()

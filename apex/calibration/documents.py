@@ -7,12 +7,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
 
 from apex import _core
 from apex.errors import UsageError
-from apex.inference import read_text
+from apex.inference import Tokens, read_text, require_utf8
 
-__all__ = ["BUILT_IN", "Document", "Text", "built_in", "built_in_text", "read_texts"]
+__all__ = ["BUILT_IN", "Document", "Text", "built_in", "built_in_text", "mixed", "read_texts"]
 
 # What each domain is.
 BUILT_IN = {
@@ -36,15 +40,20 @@ class Text:
 
     Attributes:
         name: as it is shown, and stored among the data sets of the importance matrix.
-        content: UTF-8.
+        content: UTF-8; anything else raises UsageError.
         weight: its share of the chunks, relative to the other texts'.
         parse_special: whether names of special tokens in it become those tokens.
+        file: where it was read, if it was.
     """
 
     name: str
     content: bytes
     weight: float = 1.0
     parse_special: bool = False
+    file: Path | None = None
+
+    def __post_init__(self) -> None:
+        require_utf8(self.content, self.name)
 
 
 @dataclass(frozen=True)
@@ -79,8 +88,8 @@ def read_texts(
         else:
             path = given
         if not 0 < weight < float("inf"):
-            raise UsageError(f"{given}: a weight must be above 0.", "write FILE=2")
-        texts.append(Text(path, read_text(path), weight, parse_special))
+            raise UsageError(f"{given}: the weight must be a number above 0.", "write FILE=2")
+        texts.append(Text(path, read_text(path), weight, parse_special, Path(path)))
     return tuple(texts)
 
 
@@ -115,7 +124,7 @@ def built_in_text(domain: str, model: _core.Model | None = None) -> str:
     """
     if domain not in BUILT_IN:
         raise UsageError(
-            f"There is no built-in text {domain!r}.", f"choose of {', '.join(BUILT_IN)}"
+            f"There is no built-in text {domain!r}.", f"choose from {', '.join(BUILT_IN)}"
         )
     return "\n\n".join(_render(document, model) for document in documents(domain)) + "\n"
 
@@ -137,3 +146,32 @@ def _render(document: Document, model: _core.Model | None) -> str:
     return "\n".join(
         f"<|im_start|>{role}\n{content}<|im_end|>" for role, content in document.messages
     )
+
+
+def mixed(
+    parts: Sequence[Tokens], weights: Sequence[float], limit: int | None
+) -> tuple[Tokens, npt.NDArray[np.int64]]:
+    """Interleave the chunks of several texts by their weights.
+
+    Every text keeps its order. The next chunk always comes from the text that is furthest behind
+    its share; a text that has run out is passed over. Returns the chunks, and of which text each
+    is.
+    """
+    left = [len(part) for part in parts]
+    total = min(sum(left), limit if limit is not None else sum(left))
+    taken = [0] * len(parts)
+    origins = []
+    for _ in range(total):
+        candidates = [index for index, part in enumerate(parts) if taken[index] < len(part)]
+        chosen = min(candidates, key=lambda index: (taken[index] + 1) / weights[index])
+        origins.append(chosen)
+        taken[chosen] += 1
+    which = np.array(origins, np.int64)
+    if not origins:
+        return np.empty((0, 0), np.int32), which
+    places = [0] * len(parts)
+    rows = []
+    for index in origins:
+        rows.append(parts[index][places[index]])
+        places[index] += 1
+    return np.stack(rows), which

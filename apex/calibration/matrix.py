@@ -1,4 +1,4 @@
-"""``Imatrix``: an importance matrix that can be added to, merged and written."""
+"""``ImportanceAccumulator``: an importance matrix in the making, added to, merged and written."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from apex import _core
 from apex.errors import DataError, ImatrixError, UsageError
 from apex.files import ImportanceEntry, ImportanceMatrix, load_imatrix, write_imatrix
 
-__all__ = ["Imatrix"]
+__all__ = ["ImportanceAccumulator"]
 
 
-class Imatrix:
+class ImportanceAccumulator:
     """An importance matrix in the making: sums of squared activations per column and expert.
 
     Sums are float32, taken in the order in which rows come, as llama-imatrix takes them.
@@ -121,7 +121,7 @@ class Imatrix:
     @classmethod
     def load(
         cls, paths: Sequence[str | os.PathLike[str]], *, chunk_size: int = 512, threads: int = 0
-    ) -> Imatrix:
+    ) -> ImportanceAccumulator:
         """The sum of some files. Raises ImatrixError."""
         result = cls(chunk_size=chunk_size, threads=threads)
         for path in paths:

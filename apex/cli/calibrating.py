@@ -20,8 +20,9 @@ from apex.cli.showing import print_unreached
 from apex.cli.stopping import ending
 
 if TYPE_CHECKING:
-    from apex.calibration import CalibrationProgress, CalibrationResult
+    from apex.calibration import CalibrationProgress, CalibrationResult, CollectOptions
     from apex.files import ImportanceMatrix
+    from apex.sources import ModelFile
 
 __all__ = [
     "calibration",
@@ -29,6 +30,7 @@ __all__ = [
     "planned_matrix",
     "print_calibration",
     "showing_calibration",
+    "usable_matrix",
 ]
 
 _TEXT, _WHAT = "Which text", "What is collected"
@@ -184,38 +186,67 @@ def collect(given: CollectArguments) -> None:
     print_calibration(result, printer)
 
 
-def planned_matrix(path: Path, printer: Printer) -> Path | ImportanceMatrix:
+def planned_matrix(
+    path: Path, printer: Printer, options: CollectOptions | None = None
+) -> Path | ImportanceMatrix:
     """What ``--imatrix auto`` means where nothing is written: the one that is there, or will be."""
     import apex
-    from apex.calibration.automatic import expected_matrix, matrix_beside
+    from apex.calibration.automatic import expected_matrix
 
     model = apex.open_model(path)
-    found = matrix_beside(model)
+    found = usable_matrix(model, options, printer)
     if found is not None:
-        printer.say(f"using {found}, made of this model before")
         return found
     expected = expected_matrix(model)
     printer.note(f"quantize would first make {expected.path}, from the built-in texts")
     return expected
 
 
+def usable_matrix(
+    model: ModelFile, options: CollectOptions | None, printer: Printer
+) -> Path | None:
+    """The importance matrix beside a model, if it can be used; says what it is.
+
+    options: those it must have been made with; None where any will do. Raises ImatrixError.
+    """
+    from apex.calibration.automatic import matrix_beside
+
+    found = matrix_beside(model, options)
+    if found.is_usable:
+        printer.say(f"using {found.path}, which {found.remark}")
+        return found.path
+    if found.remark:
+        printer.note(f"{found.path} {found.remark}")
+    return None
+
+
 @contextmanager
 def showing_calibration(printer: Printer) -> Iterator[Callable[[CalibrationProgress], None]]:
-    """Progress of a calibration; says how to go on after an interrupt."""
-    done = 0
+    """Progress of a calibration; says how long it takes, and what an interrupt leaves."""
+    saved = 0
 
     def leaves() -> str:
-        return f"after {done} chunks, the same command goes on from the last checkpoint"
+        if not saved:
+            return "no chunk was finished, so nothing was saved"
+        chunks = f"{saved} chunks are" if saved > 1 else "1 chunk is"
+        return f"{chunks} saved, and the same command goes on from there"
 
     with ending(leaves), showing_stages(printer) as stage:
 
         def progress(step: CalibrationProgress) -> None:
-            nonlocal done
-            done = step.chunks_done
+            nonlocal saved
+            saved = step.chunks_saved
+            if not step.tokens_per_second:
+                if step.seconds_left is not None:
+                    printer.say(
+                        f"calibrating with {step.chunks - step.chunks_done} chunks takes about "
+                        f"{output.duration(step.seconds_left)}"
+                    )
+                return
             remark = f"{step.tokens_per_second:.0f} tokens/s"
             if step.coverage is not None:
                 remark += f", experts covered {100 * step.coverage.share:.2f} %"
-            stage("calibrating", done, step.chunks, remark)
+            stage("calibrating", step.chunks_done, step.chunks, remark)
 
         yield progress
 

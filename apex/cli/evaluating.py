@@ -214,11 +214,8 @@ def _check_outputs(given: EvaluateArguments, evaluator: Evaluator) -> None:
     """Raise OutputError unless the files can be written; none may be one that is read."""
     from apex.files import check_output
 
-    shards = [shard for result in evaluator.results for shard in result.file.files]
-    tasks = [path for kind, path in given.task_files()]
-    texts = [path for path in (given.file, given.base) if path is not None]
     outputs = [path for path in (given.out, given.write_base) if path is not None]
-    check_output(outputs, [*shards, *tasks, *texts], overwrite=given.overwrite)
+    check_output(outputs, evaluator.inputs, overwrite=given.overwrite)
 
 
 def _write(path: Path, data: dict[str, Any]) -> None:

@@ -59,7 +59,7 @@ class MergeArguments(QuietArgument, OverwriteArgument, FormatArgument):
 
 def merge(given: MergeArguments) -> None:
     """Add up importance matrices, in GGUF form or .dat; one alone is converted."""
-    from apex.calibration import Imatrix
+    from apex.calibration import ImportanceAccumulator
     from apex.files import check_output, load_imatrix
 
     printer = Printer(quiet=given.quiet)
@@ -69,7 +69,7 @@ def merge(given: MergeArguments) -> None:
     if given.chunk_size is None and len(sizes) > 1:
         printer.note("the files have chunks of different sizes; the first one's is written")
     size = given.chunk_size or next((m.chunk_size for m in loaded if m.chunk_size), 512)
-    matrix = Imatrix(chunk_size=size)
+    matrix = ImportanceAccumulator(chunk_size=size)
     for part in loaded:
         matrix.merge(part)
     with ending("nothing was left behind"):

@@ -20,6 +20,7 @@ __all__ = [
     "Printer",
     "Table",
     "complain",
+    "duration",
     "finite",
     "is_terminal",
     "printable",
@@ -190,6 +191,14 @@ def finite(data: Any) -> Any:
     if isinstance(data, (list, tuple)):
         return [finite(value) for value in data]
     return data
+
+
+def duration(seconds: float) -> str:
+    """A time for people, to two digits or so."""
+    if seconds < 60:
+        return f"{max(seconds, 1):.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def size(count: int) -> str:

@@ -18,7 +18,12 @@ from apex.cli.arguments import (
     ThreadsArgument,
     TypesArguments,
 )
-from apex.cli.calibrating import planned_matrix, print_calibration, showing_calibration
+from apex.cli.calibrating import (
+    planned_matrix,
+    print_calibration,
+    showing_calibration,
+    usable_matrix,
+)
 from apex.cli.output import Printer
 from apex.cli.planning import print_plan
 from apex.cli.progress import showing_progress
@@ -310,14 +315,13 @@ def _automatic(
     Everything else is checked before, with an importance matrix that has all there could be; where
     nothing is written, that one is enough.
     """
-    from apex.calibration.automatic import calibrate_beside, expected_matrix, matrix_beside
+    from apex.calibration.automatic import calibrate_beside, expected_matrix
     from apex.quantizing import check_plan_outputs
 
     if given.dry_run:
-        return planned_matrix(wanted.model, printer), None
-    found = matrix_beside(model)
+        return planned_matrix(wanted.model, printer, collect_options), None
+    found = usable_matrix(model, collect_options, printer)
     if found is not None:
-        printer.say(f"using {found}, made of this model before")
         return found, None
     expected = expected_matrix(model)
     outputs = plan_all(model, wanted, expected)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from apex.cli.arguments import JsonArgument, QuietArgument, ThreadsArgument
+from apex.cli.calibrating import usable_matrix
 from apex.cli.output import Printer, Table
 from apex.cli.progress import showing_progress
 from apex.cli.values import is_automatic
@@ -48,9 +49,7 @@ def verify(given: VerifyArguments) -> None:
     printer = Printer(quiet=given.quiet, json=given.json)
     imatrix = given.imatrix
     if is_automatic(imatrix):
-        from apex.calibration.automatic import matrix_beside
-
-        imatrix = matrix_beside(apex.open_model(given.source))
+        imatrix = usable_matrix(apex.open_model(given.source), None, printer)
         if imatrix is None:
             raise ImatrixError(
                 f"There is no importance matrix of {given.source} beside it.",

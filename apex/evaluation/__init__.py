@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from apex.evaluation.evaluate import (
-    EvalOptions,
-    EvalProgress,
-    Evaluator,
-    ModelResult,
-    SpeedOptions,
-)
+from apex.evaluation.evaluate import Evaluator
+from apex.evaluation.options import EvalOptions, EvalProgress, SpeedOptions
+from apex.evaluation.results import ModelResult
 from apex.evaluation.statistics import Divergence, Measured, Perplexity
-from apex.evaluation.tasks import KINDS, TaskResult
+from apex.evaluation.task_files import KINDS
+from apex.evaluation.tasks import TaskResult
 
 __all__ = [
     "KINDS",

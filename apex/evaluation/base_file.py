@@ -44,7 +44,7 @@ class BaseFile:
 
 
 def open_base_file(path: str | os.PathLike[str]) -> BaseFile:
-    """Map a base file. Raises UsageError where it is none, or is truncated."""
+    """Map a base file. Raises UsageError where it is not one, or is truncated."""
     file = Path(path)
     try:
         data: npt.NDArray[Any] = np.memmap(file, np.uint8, "r")
@@ -52,7 +52,7 @@ def open_base_file(path: str | os.PathLike[str]) -> BaseFile:
         raise UsageError(f"{file} cannot be read: {error}.", "check the path") from None
     if len(data) < 20 or bytes(data[:8]) != _MAGIC:
         raise UsageError(
-            f"{file} holds no log-probabilities.",
+            f"{file} does not hold log-probabilities.",
             "llama-perplexity --kl-divergence-base or apex eval --write-base writes such a file",
         )
     context, vocabulary, count = struct.unpack("<iii", bytes(data[8:20]))

@@ -6,8 +6,8 @@ import hashlib
 import os
 import platform
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,154 +16,27 @@ from apex.cpu import cpu_info
 from apex.errors import UsageError
 from apex.evaluation.base_file import BaseFile, open_base_file
 from apex.evaluation.language import LanguageRun, TextPass, text_chunks
-from apex.evaluation.speed import Speed, measure_speed
-from apex.evaluation.statistics import Divergence, Measured, Perplexity
-from apex.evaluation.tasks import TaskResult, Tasks, load_tasks, run_tasks
+from apex.evaluation.options import EvalOptions, EvalProgress, Report
+from apex.evaluation.results import ModelResult
+from apex.evaluation.speed import measure_speed
+from apex.evaluation.task_files import Tasks, load_tasks
+from apex.evaluation.tasks import TaskResult, run_tasks
+from apex.files import check_output
 from apex.inference import RunOptions, available_memory, load_model, peak_memory, read_text
-from apex.policy import Layout, layer_of, role_of
-from apex.sources import ModelFile, open_model
-from apex.verification import VerifyReport, verify
+from apex.sources import open_model
+from apex.verification import verify
 
-__all__ = ["EvalOptions", "EvalProgress", "Evaluator", "ModelResult", "SpeedOptions"]
+__all__ = ["Evaluator"]
 
 FORMAT = "apex evaluation 1"
 _HASH_BYTES = 4 << 20
 
 
-@dataclass(frozen=True)
-class SpeedOptions:
-    """How speed is measured: tokens of prompt and generation, repetitions."""
-
-    prompt_tokens: int = 512
-    generated_tokens: int = 128
-    repetitions: int = 5
-
-
-@dataclass(frozen=True)
-class EvalOptions:
-    """What is measured, and how.
-
-    Attributes:
-        run: how the models are run.
-        text: for perplexity and divergence.
-        chunks: at most so many chunks of the text.
-        tasks: (kind, file, number or None) of HellaSwag, Winogrande or multiple choice.
-        speed: None to leave it out.
-        mtp: run the multi-token-prediction head too.
-        tensor_errors: compare every tensor's weights with the reference model's.
-        file_hash: SHA-256 of the models' files.
-    """
-
-    run: RunOptions = field(default_factory=RunOptions)
-    text: str | os.PathLike[str] | None = None
-    chunks: int | None = None
-    tasks: Sequence[tuple[str, str | os.PathLike[str], int | None]] = ()
-    speed: SpeedOptions | None = None
-    mtp: bool = False
-    tensor_errors: bool = False
-    file_hash: bool = True
-
-
-@dataclass(frozen=True)
-class EvalProgress:
-    """How far an evaluation is.
-
-    Attributes:
-        stage: what is done, as in "perplexity" or "hellaswag".
-        model: name of the file at work; empty where all run together.
-        done, total: steps of the stage.
-        estimate: the result so far, in words.
-    """
-
-    stage: str
-    model: str
-    done: int
-    total: int
-    estimate: str = ""
-
-
-@dataclass
-class ModelResult:
-    """What is known of one model.
-
-    Attributes:
-        file: the model.
-        is_reference: whether the others are compared with it.
-        sha256: of each of its files.
-        perplexity, divergence, mtp_agreement, mtp_perplexity, tasks, speed, errors: as measured;
-            None or empty where not.
-    """
-
-    file: ModelFile
-    is_reference: bool
-    sha256: dict[str, str] = field(default_factory=dict)
-    perplexity: Perplexity | None = None
-    divergence: Divergence | None = None
-    mtp_agreement: Measured | None = None
-    mtp_perplexity: Perplexity | None = None
-    tasks: list[TaskResult] = field(default_factory=list)
-    speed: Speed | None = None
-    errors: VerifyReport | None = None
-
-    @property
-    def name(self) -> str:
-        """The file's name without its ending."""
-        return self.file.path.name.removesuffix(".gguf")
-
-    @property
-    def file_bytes(self) -> int:
-        """Size of all its files."""
-        return sum(part.stat().st_size for part in self.file.files)
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-
-        def data(value: Any) -> Any:
-            return None if value is None else value.to_dict()
-
-        return {
-            "name": self.name,
-            "path": str(self.file.path),
-            "is_reference": self.is_reference,
-            "bytes": self.file_bytes,
-            "bits_per_weight": 8 * self.file.bytes / max(self.file.weights, 1),
-            "architecture": self.file.architecture,
-            "sha256": self.sha256,
-            "perplexity": data(self.perplexity),
-            "divergence": data(self.divergence),
-            "mtp_agreement": data(self.mtp_agreement),
-            "mtp_perplexity": data(self.mtp_perplexity),
-            "tasks": [task.to_dict() for task in self.tasks],
-            "speed": data(self.speed),
-            "tensors": self._tensors(),
-        }
-
-    def _tensors(self) -> list[dict[str, Any]]:
-        """Every matrix with its place in the model, its type and, where known, its error."""
-        layout = Layout.from_metadata(self.file.metadata)
-        errors = {} if self.errors is None else {e.name: e.rmse for e in self.errors.tensors}
-        return [
-            {
-                "name": tensor.name,
-                "layer": layer_of(tensor.name),
-                "role": role_of(tensor.name, layout).value,
-                "type": tensor.type,
-                "bits_per_weight": 8 * tensor.bytes / tensor.weights,
-                "rmse": errors.get(tensor.name),
-            }
-            for tensor in self.file.tensors
-            if len(tensor.shape) > 1
-        ]
-
-
-Report = Callable[[EvalProgress], None]
-
-
 class Evaluator:
-    """Measures models; what is known so far can be had at any time, after an interrupt too.
+    """Measures models; what was found until then is kept when it is interrupted.
 
     Everything that can be checked is checked when it is made: files, texts, tasks. Raises
-    UsageError, ModelFileError.
+    UsageError, ModelFileError, and OutputError where ``write_base`` is one of the files to read.
     """
 
     def __init__(
@@ -200,9 +73,16 @@ class Evaluator:
         self.chunks = 0
         self.seconds = 0.0
         self.complete = False
-        self.notes: list[str] = []
+        self.notes = [
+            f"{tasks.path.name}: {tasks.unreadable} of {tasks.available + tasks.unreadable} lines "
+            "do not hold a task and were left out"
+            for tasks in self._tasks
+            if tasks.unreadable
+        ]
         for result in self.results:
             result.file.require_data()
+        if self.write_base is not None:
+            check_output([self.write_base], self.inputs, overwrite=True)
         self._run_options = self._options_for_base()
 
     def _options_for_base(self) -> RunOptions:
@@ -217,6 +97,14 @@ class Evaluator:
     def results(self) -> list[ModelResult]:
         """The reference, if it is a model, and the others."""
         return [*([self.reference] if self.reference else []), *self.models]
+
+    @property
+    def inputs(self) -> list[Path]:
+        """Every file that is read, which no output may be."""
+        files = [file for result in self.results for file in result.file.files]
+        files += [tasks.path for tasks in self._tasks]
+        files += [] if self.options.text is None else [Path(self.options.text)]
+        return files + ([] if self.base is None else [self.base.path])
 
     def run(self, report: Report = lambda progress: None) -> None:
         """Measure everything. Raises RunError, ModelFileError, DataError, OutputError."""
@@ -245,37 +133,49 @@ class Evaluator:
         if compared:
             self._note_memory()
         for group in groups:
-            runs = {
-                id(result): LanguageRun(result.file.path, self._run_options, mtp=self.options.mtp)
+            runs = [
+                LanguageRun(result.file, self._run_options, mtp=self.options.mtp)
                 for result in group
-            }
-            reference = None if self.reference is None else runs[id(self.reference)]
-            leader = next(iter(runs.values()))
-            if self.base is not None:
-                chunks = self.base.chunks[: self.options.chunks]
-            else:
-                assert self._text is not None
-                chunks = text_chunks(leader, self._text, self.options.chunks)
-            self._note_models(list(runs.values()))
-            text_pass = TextPass(
-                [run for run in runs.values() if run is not reference],
-                chunks,
-                reference=reference,
-                base=self.base,
-                write_base=self.write_base,
-            )
-            name = "" if len(group) > 1 else group[0].name
-            report(EvalProgress("text", name, 0, len(chunks)))
-            for done in text_pass.go():
-                self.chunks = done
-                for result in group:
-                    _take(result, runs[id(result)])
-                report(EvalProgress("text", name, done, len(chunks), _estimate(group)))
+            ]
+            self._note_models(runs)
+            try:
+                self._run_group(group, runs, report)
+            finally:
+                for result, run in zip(group, runs, strict=True):
+                    result.perplexity = run.perplexity
+                    result.divergence = run.divergence
+                    result.mtp_agreement = run.mtp_agreement
+                    result.mtp_perplexity = run.mtp_perplexity
+
+    def _run_group(
+        self, group: Sequence[ModelResult], runs: Sequence[LanguageRun], report: Report
+    ) -> None:
+        """One pass over the text, by models that go through it together."""
+        if self.base is not None:
+            chunks = self.base.chunks[: self.options.chunks]
+        else:
+            assert self._text is not None
+            chunks = text_chunks(runs[0], self._text, self.options.chunks)
+        text_pass = TextPass(
+            runs if self.reference is None else runs[1:],
+            chunks,
+            reference=None if self.reference is None else runs[0],
+            base=self.base,
+            write_base=self.write_base,
+        )
+        name, last = ("", f"{group[-1].name}: ") if len(group) > 1 else (group[0].name, "")
+        report(EvalProgress("text", name, 0, len(chunks)))
+        for done in text_pass.go():
+            self.chunks = done
+            report(EvalProgress("text", name, done, len(chunks), last + runs[-1].estimate))
 
     def _note_models(self, runs: Sequence[LanguageRun]) -> None:
-        trained = min(run.model.context_length for run in runs)
+        leader = min(runs, key=lambda run: run.model.context_length)
+        trained = leader.model.context_length
         if self._run_options.context_length > trained:
-            self.notes.append(f"the model was trained on contexts of {trained} tokens")
+            self.notes.append(
+                f"{leader.file.path.name} was trained on contexts of {trained} tokens"
+            )
         for run in runs:
             if self.options.mtp and not run.model.mtp_layers:
                 self.notes.append(f"{run.file.path.name} has no multi-token-prediction head to run")
@@ -295,7 +195,7 @@ class Evaluator:
     def _run_tasks_and_speed(self, result: ModelResult, report: Report) -> None:
         if not self._tasks and self.options.speed is None:
             return
-        file, model = load_model(result.file.path, gpu_layers=self.options.run.gpu_layers)
+        file, model = load_model(result.file, gpu_layers=self.options.run.gpu_layers)
         for tasks in self._tasks:
             result.tasks.append(TaskResult(tasks.kind, tasks.path.stem, 0, 0, 0.0))
 
@@ -368,6 +268,7 @@ class Evaluator:
                         "file": t.path.name,
                         "drawn": len(t.choices),
                         "of": t.available,
+                        "unreadable": t.unreadable,
                     }
                     for t in self._tasks
                 ],
@@ -377,24 +278,6 @@ class Evaluator:
             "notes": self.notes,
             "models": [result.to_dict() for result in self.results],
         }
-
-
-def _take(result: ModelResult, run: LanguageRun) -> None:
-    result.perplexity = run.perplexity
-    result.divergence = run.divergence
-    result.mtp_agreement = run.mtp_agreement
-    result.mtp_perplexity = run.mtp_perplexity
-
-
-def _estimate(group: Sequence[ModelResult]) -> str:
-    last = group[-1]
-    parts = []
-    if last.perplexity is not None:
-        parts.append(f"PPL {last.perplexity.ppl.value:.3f}")
-    if last.divergence is not None:
-        parts.append(f"KL {last.divergence.kl.value:.5f}")
-    name = f"{last.name}: " if len(group) > 1 else ""
-    return name + ", ".join(parts)
 
 
 def _processor() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,6 +15,7 @@ from apex import _core
 from apex.errors import RunError, UsageError
 from apex.evaluation.base_file import BaseFile, BaseFileWriter
 from apex.evaluation.statistics import (
+    MIN_POSITIONS,
     Divergence,
     Measured,
     Perplexity,
@@ -36,22 +38,26 @@ from apex.sources import ModelFile
 __all__ = ["LanguageRun", "TextPass", "text_chunks"]
 
 Rows = npt.NDArray[np.int64]
+Codes = npt.NDArray[np.uint16]
+# Of each position: -ln p(token) and the most likely token.
+Scores = tuple[npt.NDArray[np.float64], Tokens]
+Compared = tuple[Scores, dict[str, npt.NDArray[Any]]]
 
 
 class LanguageRun:
     """One model in a pass over a text, and what it has scored so far."""
 
-    def __init__(self, path: Path, options: RunOptions, *, mtp: bool) -> None:
-        self.file: ModelFile
-        self.file, self.model = load_model(path, mtp=mtp, gpu_layers=options.gpu_layers)
+    def __init__(self, file: ModelFile, options: RunOptions, *, mtp: bool) -> None:
+        self.file, self.model = load_model(file, mtp=mtp, gpu_layers=options.gpu_layers)
         self.options = options
         self._mtp = mtp and self.model.mtp_layers > 0
         self._trunk: _core.Context | None = None
         self._head: _core.Context | None = None
-        self._scores: list[npt.NDArray[np.float64]] = []
+        self._scores = _Sum()
         self._columns: list[dict[str, npt.NDArray[Any]]] = []
+        self._kl = _Sum()
         self._agreements = 0
-        self._head_scores: list[npt.NDArray[np.float64]] = []
+        self._head_scores = _Sum()
         self.chunks_done = 0
 
     def open(self) -> None:
@@ -79,31 +85,26 @@ class LanguageRun:
                 self.trunk.clear()
             self.trunk.decode(batch.tokens, batch.positions, batch.sequences, batch.outputs)
 
-    def score(self, rows: Rows, next_tokens: Tokens) -> None:
-        """Add to the perplexity."""
-        threads = self.options.threads
-        self._scores.append(self.trunk.negative_log_likelihoods(rows, next_tokens, threads))
+    def score(self, rows: Rows, next_tokens: Tokens) -> Scores:
+        """What the model makes of the tokens that follow the rows of the last batch."""
+        return self.trunk.score(rows, next_tokens, self.options.threads)
 
-    def encode(self, rows: Rows, next_tokens: Tokens) -> npt.NDArray[np.uint16]:
-        """Add to the perplexity; returns rows of a base file."""
-        codes, scores = self.trunk.encode(rows, next_tokens, self.options.threads)
-        self._scores.append(scores)
-        result: npt.NDArray[np.uint16] = codes
-        return result
+    def diverge(self, rows: Rows, next_tokens: Tokens, codes: Codes) -> Compared:
+        """The same, and the statistics against rows of a base file."""
+        return self.trunk.diverge(rows, next_tokens, codes, self.options.threads)
 
-    def diverge(
-        self, rows: Rows, next_tokens: Tokens, base: _core.Context | npt.NDArray[np.uint16]
-    ) -> None:
-        """Add to the divergence from a context that has run the same batch, or from codes."""
-        threads = self.options.threads
-        if isinstance(base, _core.Context):
-            columns = self.trunk.diverge(rows, next_tokens, base, rows, threads)
-        else:
-            columns = self.trunk.diverge_from_codes(rows, next_tokens, base, threads)
-        self._columns.append(columns)
+    def take(self, scores: Scores, columns: dict[str, npt.NDArray[Any]] | None = None) -> None:
+        """Add to the perplexity, and to the divergence."""
+        self._scores.add(scores[0])
+        if columns is not None:
+            self._columns.append(columns)
+            self._kl.add(columns["kl"])
 
-    def run_mtp(self, batch: Batch, rows: Rows, next_tokens: Tokens) -> None:
-        """Run the MTP head over a batch that the trunk has just run, and compare the two."""
+    def run_mtp(self, batch: Batch, rows: Rows, next_tokens: Tokens, trunk_top: Tokens) -> None:
+        """Run the MTP head over a batch that the trunk has just run, and compare the two.
+
+        trunk_top: the tokens that the trunk finds the most likely after ``rows``.
+        """
         if self._head is None:
             return
         with running(self.file.path):
@@ -112,23 +113,33 @@ class LanguageRun:
             self._head.decode_mtp(
                 batch.tokens, batch.positions, batch.sequences, batch.outputs, self.trunk
             )
-        if not len(rows):
-            return
-        threads = self.options.threads
-        same = self._head.most_likely(rows, threads) == self.trunk.most_likely(rows, threads)
-        self._agreements += int(same.sum())
-        self._head_scores.append(self._head.negative_log_likelihoods(rows, next_tokens, threads))
+        if len(rows):
+            scores, top = self._head.score(rows, next_tokens, self.options.threads)
+            self._agreements += int((top == trunk_top).sum())
+            self._head_scores.add(scores)
+
+    @property
+    def estimate(self) -> str:
+        """The results so far, in words, from sums alone; empty before the first chunk."""
+        parts = []
+        if self._scores.count:
+            parts.append(f"PPL {math.exp(self._scores.mean):.3f}")
+        if self._kl.count >= MIN_POSITIONS:
+            parts.append(f"KL {self._kl.mean:.5f}")
+        return ", ".join(parts)
+
+    # What follows looks at every position so far; once, when the pass has ended.
 
     @property
     def perplexity(self) -> Perplexity | None:
-        """So far; None before the first chunk."""
-        if not self._scores:
+        """None before the first chunk."""
+        if not self._scores.count:
             return None
-        return perplexity_of(np.concatenate(self._scores), self.chunks_done)
+        return perplexity_of(self._scores.values, self.chunks_done)
 
     @property
     def divergence(self) -> Divergence | None:
-        """So far; None before there are enough positions."""
+        """None before there are enough positions."""
         if not self._columns:
             return None
         names = self._columns[0]
@@ -139,15 +150,37 @@ class LanguageRun:
     @property
     def mtp_agreement(self) -> Measured | None:
         """How often the MTP head finds the same next token the most likely as the trunk."""
-        count = sum(map(len, self._head_scores))
+        count = self._head_scores.count
         return share(self._agreements, count) if count else None
 
     @property
     def mtp_perplexity(self) -> Perplexity | None:
         """The head's own perplexity."""
-        if not self._head_scores:
+        if not self._head_scores.count:
             return None
-        return perplexity_of(np.concatenate(self._head_scores), self.chunks_done)
+        return perplexity_of(self._head_scores.values, self.chunks_done)
+
+
+class _Sum:
+    """Values that come in parts: their sum at any time, and all of them at the end."""
+
+    def __init__(self) -> None:
+        self._parts: list[npt.NDArray[np.float64]] = []
+        self.count = 0
+        self._total = 0.0
+
+    def add(self, values: npt.NDArray[np.float64]) -> None:
+        self._parts.append(values)
+        self.count += len(values)
+        self._total += float(values.sum())
+
+    @property
+    def mean(self) -> float:
+        return self._total / self.count
+
+    @property
+    def values(self) -> npt.NDArray[np.float64]:
+        return np.concatenate(self._parts)
 
 
 def text_chunks(run: LanguageRun, text: bytes, limit: int | None) -> Tokens:
@@ -185,9 +218,9 @@ class TextPass:
         self.reference = reference
         self.base = base
         self.write_base = write_base
-        everyone = [*([reference] if reference else []), *runs]
-        self._leader = everyone[0]
-        for run in everyone[1:]:
+        self._everyone = [*([reference] if reference else []), *runs]
+        self._leader = self._everyone[0]
+        for run in self._everyone[1:]:
             _check_vocabularies(self._leader, run)
         if base is not None and self._leader.model.vocabulary_size != base.vocabulary:
             raise RunError(
@@ -198,7 +231,6 @@ class TextPass:
 
     def go(self) -> Iterator[int]:
         """Run; yields after every group how many chunks are done. Raises RunError."""
-        everyone = [*([self.reference] if self.reference else []), *self.runs]
         options = self._leader.options
         with ExitStack() as stack:
             writer = None
@@ -207,14 +239,14 @@ class TextPass:
                 writer = stack.enter_context(
                     BaseFileWriter(self.write_base, vocabulary, self.chunks)
                 )
-            for run in everyone:
+            for run in self._everyone:
                 stack.callback(run.close)
                 run.open()
             first = options.context_length // 2
             for batch in batches(self.chunks, options, self._leader.model, first_output=first):
                 self._run_batch(batch, writer)
                 if batch.positions[-1] == options.context_length - 1:
-                    for run in everyone:
+                    for run in self._everyone:
                         run.chunks_done = batch.chunks.stop
                     yield batch.chunks.stop
             if writer is not None:
@@ -227,24 +259,44 @@ class TextPass:
         rows = np.flatnonzero(scored)
         which, where = chunk[scored] + batch.chunks.start, position[scored]
         next_tokens = self.chunks[which, where + 1]
-        reference = self.reference
-        if reference is not None:
-            reference.decode(batch)
-            if writer is not None and len(rows):
-                writer.write(reference.encode(rows, next_tokens))
-            elif len(rows):
-                reference.score(rows, next_tokens)
-            reference.run_mtp(batch, rows, next_tokens)
-        for run in self.runs:
+        for run in self._everyone:
             run.decode(batch)
-            if len(rows):
-                run.score(rows, next_tokens)
-                if reference is not None:
-                    run.diverge(rows, next_tokens, reference.trunk)
-                elif self.base is not None:
-                    first = self.chunks.shape[1] // 2
-                    run.diverge(rows, next_tokens, self.base.codes[which, where - first])
-            run.run_mtp(batch, rows, next_tokens)
+        tops = [np.empty(0, np.int32)] * len(self._everyone)
+        if len(rows):
+            compared = self._compare(rows, which, where, next_tokens, writer)
+            for run, (scores, columns) in zip(self._everyone, compared, strict=True):
+                run.take(scores, columns)
+            tops = [top for (_, top), _ in compared]
+        for run, top in zip(self._everyone, tops, strict=True):
+            run.run_mtp(batch, rows, next_tokens, top)
+
+    def _compare(
+        self,
+        rows: Rows,
+        which: Rows,
+        where: Tokens,
+        next_tokens: Tokens,
+        writer: BaseFileWriter | None,
+    ) -> list[tuple[Scores, dict[str, npt.NDArray[Any]] | None]]:
+        """Of the reference, if there is one, and each run: scores, and what tells them apart.
+
+        Every row of logits is read once. which, where: of each row, its chunk and position.
+        """
+        if self.reference is not None:
+            own, others, codes = self.reference.trunk.compare(
+                rows,
+                next_tokens,
+                [run.trunk for run in self.runs],
+                encode=writer is not None,
+                threads=self._leader.options.threads,
+            )
+            if writer is not None and codes is not None:
+                writer.write(codes)
+            return [(own, None), *others]
+        if self.base is not None:
+            codes = self.base.codes[which, where - self.chunks.shape[1] // 2]
+            return [run.diverge(rows, next_tokens, codes) for run in self.runs]
+        return [(run.score(rows, next_tokens), None) for run in self.runs]
 
 
 def _check_vocabularies(first: LanguageRun, second: LanguageRun) -> None:

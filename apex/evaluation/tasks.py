@@ -1,32 +1,26 @@
 """HellaSwag, Winogrande and multiple choice, by the definitions of llama.cpp's tools/perplexity.
 
-Every task offers continuations of a context; the model's choice is the likeliest per token. Files,
-numbers of tasks, seeds, grouping and even the oddities are those of llama-perplexity, so that the
-numbers can be compared.
+Every task offers continuations of a context; the model's choice is the likeliest per token.
+Grouping and even the oddities are those of llama-perplexity, so that the numbers can be compared.
 """
 
 from __future__ import annotations
 
-import os
-import re
-import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from apex import _core
-from apex.errors import RunError, UsageError
+from apex.errors import RunError
 from apex.evaluation.statistics import share, wilson
-from apex.inference import RunOptions, make_context, read_text, running
+from apex.evaluation.task_files import Choice, Tasks
+from apex.inference import RunOptions, make_context, running
 from apex.sources import ModelFile
 
-__all__ = ["KINDS", "TaskResult", "Tasks", "load_tasks", "run_tasks"]
-
-KINDS = ("hellaswag", "winogrande", "multiple-choice")
+__all__ = ["TaskResult", "run_tasks"]
 
 # Parallel sequences of llama-perplexity's tasks.
 _SEQUENCES = 4
@@ -36,45 +30,13 @@ _FEWEST_FOR_ERROR = 100
 
 
 @dataclass(frozen=True)
-class Choice:
-    """A task: a context, its continuations, and which of them are right.
-
-    Attributes:
-        texts: the whole text of each continuation, context included.
-        contexts: for Winogrande, the texts up to and including the choice.
-        correct: the indices of the right continuations.
-    """
-
-    texts: tuple[bytes, ...]
-    correct: frozenset[int]
-    contexts: tuple[bytes, ...] = ()
-
-
-@dataclass(frozen=True)
-class Tasks:
-    """Tasks of a file, drawn and in order.
-
-    Attributes:
-        kind: hellaswag, winogrande or multiple-choice.
-        path: of the file.
-        choices: the tasks.
-        available: how many the file has.
-    """
-
-    kind: str
-    path: Path
-    choices: tuple[Choice, ...]
-    available: int
-
-
-@dataclass(frozen=True)
 class TaskResult:
     """How a model did on a set of tasks.
 
     Attributes:
         kind: hellaswag, winogrande or multiple-choice.
         name: the file's name without its ending.
-        correct, tasks: so many of so many.
+        correct, tasks: how many tasks were solved, and how many there were.
         accuracy, error: a share, and its standard error.
         interval: Wilson's 95 % interval.
         chance: the share that guessing would get.
@@ -115,144 +77,6 @@ class TaskResult:
         }
 
 
-def load_tasks(kind: str, path: str | os.PathLike[str], wanted: int | None = None) -> Tasks:
-    """Read a file of tasks in the form that llama-perplexity takes. Raises UsageError.
-
-    wanted: how many; None for llama-perplexity's default: 400 for HellaSwag, all of the others.
-    """
-    file = Path(path)
-    if wanted is not None and wanted < 1:
-        raise UsageError("There must be at least one task.")
-    if kind == "hellaswag":
-        lines = _lines(file)
-        count = len(lines) // 6
-        order = _core.draw_hellaswag(count, 400 if wanted is None else wanted)
-        choices = [_hellaswag(file, lines, index) for index in order]
-    elif kind == "winogrande":
-        rows = _winogrande(file)
-        count = len(rows)
-        choices = [rows[index] for index in _core.draw_tasks(count, wanted or 0)]
-    elif kind == "multiple-choice":
-        data = _read(file)
-        count, places = _places(file, data)
-        choices = []
-        for index in _core.draw_tasks(count, wanted or 0):
-            choices.append(_multiple_choice(file, data, places[index]))
-    else:
-        raise UsageError(f"There are no tasks {kind!r}.", f"choose of {', '.join(KINDS)}")
-    if not choices:
-        raise UsageError(f"{file} holds no {kind} tasks.", "is it the right file?")
-    return Tasks(kind, file, tuple(choices), count)
-
-
-def _read(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise UsageError(f"{file} cannot be read: {error.strerror}.", "check the path") from None
-
-
-def _lines(file: Path) -> list[bytes]:
-    lines = read_text(file).removesuffix(b"\n").split(b"\n")
-    if len(lines) % 6:
-        raise UsageError(
-            f"{file} has {len(lines)} lines, and a HellaSwag task has six.",
-            "context, number of the right ending, four endings; as for llama-perplexity",
-        )
-    return lines
-
-
-def _hellaswag(file: Path, lines: Sequence[bytes], index: int) -> Choice:
-    context, label, *endings = lines[6 * index : 6 * index + 6]
-    match = re.match(rb"\s*(\d)", label)
-    if match is None or int(match[1]) > 3:
-        raise UsageError(f"{file}: line {6 * index + 2} is no number of an ending, 0 to 3.")
-    texts = tuple(context + b" " + ending for ending in endings)
-    return Choice(texts, frozenset({int(match[1])}))
-
-
-def _winogrande(file: Path) -> list[Choice]:
-    """Lines of ``index,sentence,choice,choice,answer``.
-
-    As there, lines that cannot be read are left out, and so is the last one, whose line break is
-    taken off with that of the file.
-    """
-    choices = []
-    for line in read_text(file).split(b"\n")[:-1]:
-        commas, quoted = [], False
-        for place, char in enumerate(line):
-            if char == ord('"'):
-                quoted = not quoted
-            elif char == ord(",") and not quoted:
-                commas.append(place)
-                if len(commas) == 4:
-                    break
-        if len(commas) < 4:
-            continue
-        sentence = line[commas[0] + 1 : commas[1]]
-        if sentence.startswith(b'"'):
-            sentence = sentence[1:-1]
-        before, blank, after = sentence.partition(b"_")
-        answer = re.match(rb"\s*([12])(?!\d)", line[commas[3] + 1 :])
-        if not blank or answer is None:
-            continue
-        words = (line[commas[1] + 1 : commas[2]], line[commas[2] + 1 : commas[3]])
-        choices.append(
-            Choice(
-                tuple(before + word + after for word in words),
-                frozenset({int(answer[1]) - 1}),
-                tuple(before + word for word in words),
-            )
-        )
-    return choices
-
-
-def _places(file: Path, data: bytes) -> tuple[int, list[int]]:
-    try:
-        (count,) = struct.unpack_from("<I", data, 0)
-        if not 0 < count <= len(data) // 4:
-            raise ValueError
-        relative = struct.unpack_from(f"<{count}I", data, 4)
-    except (struct.error, ValueError):
-        raise UsageError(
-            f"{file} holds no multiple-choice tasks.",
-            "give a binary file as llama-perplexity --multiple-choice takes it",
-        ) from None
-    return count, list(relative)
-
-
-def _multiple_choice(file: Path, data: bytes, place: int) -> Choice:
-    """Question, then answers and labels, twice; the second, with several right ones, is unused."""
-
-    def number() -> int:
-        nonlocal place
-        (value,) = struct.unpack_from("<I", data, place)
-        place += 4
-        return int(value)
-
-    def text() -> bytes:
-        nonlocal place
-        size = number()
-        if size > len(data) - place:
-            raise ValueError
-        place += size
-        return data[place - size : place]
-
-    try:
-        question = text()
-        count = number()
-        if not question or not 0 < count <= 100:
-            raise ValueError
-        answers = [text() for _ in range(count)]
-        labels = struct.unpack_from(f"<{count}i", data, place)
-        if not all(answers):
-            raise ValueError
-    except (struct.error, ValueError):
-        raise UsageError(f"{file} is damaged: a task cannot be read.", "fetch it again") from None
-    correct = frozenset(index for index, label in enumerate(labels) if label == 1)
-    return Choice(tuple(question + b" " + answer for answer in answers), correct)
-
-
 class _Task:
     """A task as tokens, and where its logits are in the batch that holds it."""
 
@@ -283,10 +107,10 @@ def run_tasks(
     sequences = max(_SEQUENCES, *(len(choice.texts) for choice in tasks.choices))
     context = make_context(file, model, options, sequences=sequences, unified_cache=True)
     with running(file.path):
-        todo = [_Task(choice, model) for choice in tasks.choices]
+        tokenized = [_Task(choice, model) for choice in tasks.choices]
         correct = done = answers = 0
         length = sequences * options.context_length
-        for group in _groups(tasks, todo, length, sequences):
+        for group in _groups(tasks, tokenized, length, sequences):
             for task, scores in zip(
                 group, _scores(context, group, tasks.kind, options), strict=True
             ):
@@ -295,17 +119,17 @@ def run_tasks(
                 done += 1
             result = TaskResult(tasks.kind, tasks.path.stem, correct, done, done / answers)
             if progress is not None:
-                progress(result, len(todo))
+                progress(result, len(tokenized))
     return result
 
 
 def _groups(
-    tasks: Tasks, todo: Sequence[_Task], length: int, sequences: int
+    tasks: Tasks, tokenized: Sequence[_Task], length: int, sequences: int
 ) -> Iterator[list[_Task]]:
     """Tasks that run together, as many as there are tokens and sequences for."""
     group: list[_Task] = []
     used = answers = 0
-    for index, task in enumerate(todo):
+    for index, task in enumerate(tokenized):
         if task.needed > length:
             raise RunError(
                 f"{tasks.path}: task {index + 1} takes {task.needed} tokens, and there is room "

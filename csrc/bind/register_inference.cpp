@@ -63,6 +63,7 @@ ContextOptions to_options(uint32_t context_length, uint32_t batch_size, uint32_t
     options.micro_batch_size = micro_batch_size;
     options.sequences = sequences;
     options.threads = to_threads(threads);
+    options.yields = threads <= 0;
     options.cache_type_k = to_type(cache_type_k);
     options.cache_type_v = to_type(cache_type_v);
     options.unified_cache = unified_cache;
@@ -151,48 +152,62 @@ py::array_t<T> scored(const Context & context, const Indices & rows, const Token
     return result;
 }
 
-py::typing::Tuple<Codes, py::array_t<double>> encode(const Context & context, const Indices & rows,
-                                                     const Tokens & tokens, int threads) {
-    const evaluate::Logits logits = logits_of(context);
-    const auto targets = to_targets(rows, tokens, logits);
-    const auto size = static_cast<py::ssize_t>(targets.size());
-    Codes codes({size, static_cast<py::ssize_t>(evaluate::code_size(logits.vocabulary))});
-    py::array_t<double> scores(size);
-    uint16_t * code_data = codes.mutable_data();
-    double * score_data = scores.mutable_data();
-    {
-        py::gil_scoped_release release;
-        evaluate::encode(logits, targets, to_threads(threads), code_data, score_data);
+using Scores = py::typing::Tuple<py::array_t<double>, py::array_t<int32_t>>;
+
+// -ln p(token) and the most likely token of each position.
+Scores to_scores(const std::vector<evaluate::Score> & values) {
+    const auto size = static_cast<py::ssize_t>(values.size());
+    py::array_t<double> nll(size);
+    py::array_t<int32_t> top(size);
+    for (py::ssize_t i = 0; i < size; ++i) {
+        nll.mutable_at(i) = values[static_cast<size_t>(i)].negative_log_likelihood;
+        top.mutable_at(i) = values[static_cast<size_t>(i)].most_likely;
     }
-    return py::make_tuple(codes, scores);
+    return py::make_tuple(nll, top);
 }
 
 using Columns = py::typing::Dict<py::str, py::array>;
+using Compared = py::typing::Tuple<Scores, Columns>;
 
-Columns to_columns(const std::vector<evaluate::Divergence> & values) {
-    const auto size = static_cast<py::ssize_t>(values.size());
-    py::array_t<double> kl(size);
+// The scores of a model, and its columns of statistics against the base.
+Compared to_compared(const evaluate::Divergence * values, size_t count) {
+    const auto size = static_cast<py::ssize_t>(count);
+    py::array_t<double> score(size), kl(size);
     py::array_t<float> nll(size), base_nll(size), difference(size);
     py::array_t<bool> same_top(size);
+    py::array_t<int32_t> top(size);
     for (py::ssize_t i = 0; i < size; ++i) {
-        const evaluate::Divergence & value = values[static_cast<size_t>(i)];
+        const evaluate::Divergence & value = values[i];
+        score.mutable_at(i) = value.score.negative_log_likelihood;
+        top.mutable_at(i) = value.score.most_likely;
         kl.mutable_at(i) = value.kl;
         nll.mutable_at(i) = value.negative_log_likelihood;
         base_nll.mutable_at(i) = value.base_negative_log_likelihood;
         difference.mutable_at(i) = value.probability_difference;
         same_top.mutable_at(i) = value.same_top != 0;
     }
-    Columns result;
-    result["kl"] = kl;
-    result["negative_log_likelihood"] = nll;
-    result["base_negative_log_likelihood"] = base_nll;
-    result["probability_difference"] = difference;
-    result["same_top"] = same_top;
-    return result;
+    Columns columns;
+    columns["kl"] = kl;
+    columns["negative_log_likelihood"] = nll;
+    columns["base_negative_log_likelihood"] = base_nll;
+    columns["probability_difference"] = difference;
+    columns["same_top"] = same_top;
+    return py::make_tuple(py::make_tuple(score, top), columns);
 }
 
-Columns diverge_from_codes(const Context & context, const Indices & rows, const Tokens & tokens,
-                           const Codes & codes, int threads) {
+Scores score(const Context & context, const Indices & rows, const Tokens & tokens, int threads) {
+    const evaluate::Logits logits = logits_of(context);
+    const auto targets = to_targets(rows, tokens, logits);
+    std::vector<evaluate::Score> values(targets.size());
+    {
+        py::gil_scoped_release release;
+        evaluate::score(logits, targets, to_threads(threads), values.data());
+    }
+    return to_scores(values);
+}
+
+Compared diverge(const Context & context, const Indices & rows, const Tokens & tokens,
+                 const Codes & codes, int threads) {
     const evaluate::Logits logits = logits_of(context);
     const auto targets = to_targets(rows, tokens, logits);
     if (codes.ndim() != 2 || codes.shape(0) != rows.size() ||
@@ -204,34 +219,37 @@ Columns diverge_from_codes(const Context & context, const Indices & rows, const 
         py::gil_scoped_release release;
         evaluate::diverge(logits, targets, codes.data(), to_threads(threads), values.data());
     }
-    return to_columns(values);
+    return to_compared(values.data(), values.size());
 }
 
-Columns diverge(const Context & context, const Indices & rows, const Tokens & tokens,
-                const Context & base, const Indices & base_rows, int threads) {
-    const evaluate::Logits logits = logits_of(context);
-    const evaluate::Logits base_logits = logits_of(base);
+py::typing::Tuple<Scores, py::typing::List<Compared>, py::typing::Optional<Codes>> compare(
+    const Context & base, const Indices & rows, const Tokens & tokens,
+    const std::vector<std::shared_ptr<Context>> & models, bool encode, int threads) {
+    const evaluate::Logits logits = logits_of(base);
     const auto targets = to_targets(rows, tokens, logits);
-    const auto others = to_rows(base_rows, base_logits);
-    if (targets.size() != others.size() || logits.vocabulary != base_logits.vocabulary) {
-        throw py::value_error("both models must have equally many rows and tokens");
+    std::vector<evaluate::Logits> others;
+    for (const std::shared_ptr<Context> & model : models) {
+        others.push_back(logits_of(*model));
+        if (others.back().rows != logits.rows || others.back().vocabulary != logits.vocabulary) {
+            throw py::value_error("all models must have equally many rows and tokens");
+        }
     }
-    std::vector<evaluate::Divergence> values(targets.size());
+    const auto size = static_cast<py::ssize_t>(targets.size());
+    const auto width = static_cast<py::ssize_t>(evaluate::code_size(logits.vocabulary));
+    Codes codes({encode ? size : 0, width});
+    uint16_t * code_data = encode ? codes.mutable_data() : nullptr;
+    std::vector<evaluate::Score> scores(targets.size());
+    std::vector<evaluate::Divergence> values(targets.size() * others.size());
     {
         py::gil_scoped_release release;
-        evaluate::diverge(logits, targets, base_logits, others, to_threads(threads), values.data());
+        evaluate::compare(logits, others, targets, to_threads(threads), code_data, scores.data(),
+                          values.data());
     }
-    return to_columns(values);
-}
-
-py::array_t<int32_t> most_likely(const Context & context, const Indices & rows, int threads) {
-    const evaluate::Logits logits = logits_of(context);
-    const auto wanted = to_rows(rows, logits);
-    py::array_t<int32_t> result(rows.size());
-    int32_t * data = result.mutable_data();
-    py::gil_scoped_release release;
-    evaluate::most_likely(logits, wanted, to_threads(threads), data);
-    return result;
+    py::typing::List<Compared> compared;
+    for (size_t k = 0; k < others.size(); ++k) {
+        compared.append(to_compared(values.data() + k * targets.size(), targets.size()));
+    }
+    return py::make_tuple(to_scores(scores), compared, encode ? py::object(codes) : py::none());
 }
 
 py::array_t<float> copy_logits(const Context & context) {
@@ -336,14 +354,9 @@ void register_context(py::module_ & module) {
             "Returns how many matrix products were collected.")
         .def("logits", &copy_logits,
              "float32 (rows, vocabulary): a copy of the logits that the last batch asked for.")
-        .def(
-            "negative_log_likelihoods",
-            [](const Context & context, const Indices & rows, const Tokens & tokens, int threads) {
-                return scored<double>(context, rows, tokens, threads,
-                                      evaluate::negative_log_likelihoods);
-            },
-            py::arg("rows"), py::arg("tokens"), py::arg("threads") = 0,
-            "float64: -ln p(token) by each row of the last logits.")
+        .def("score", &score, py::arg("rows"), py::arg("tokens"), py::arg("threads") = 0,
+             "Of each row of the last logits, float64 -ln p(token) and the int32 most likely "
+             "token.")
         .def(
             "log_probabilities",
             [](const Context & context, const Indices & rows, const Tokens & tokens, int threads) {
@@ -357,18 +370,18 @@ void register_context(py::module_ & module) {
                 return scored<float>(context, rows, tokens, threads, evaluate::probabilities);
             },
             py::arg("rows"), py::arg("tokens"), py::arg("threads") = 0, "float32: p(token).")
-        .def("most_likely", &most_likely, py::arg("rows"), py::arg("threads") = 0,
-             "int32: the most likely token of each row.")
-        .def("encode", &encode, py::arg("rows"), py::arg("tokens"), py::arg("threads") = 0,
-             "(uint16 rows of a llama-perplexity base file, float64 -ln p(token)).")
-        .def("diverge_from_codes", &diverge_from_codes, py::arg("rows"), py::arg("tokens"),
-             py::arg("codes"), py::arg("threads") = 0,
-             "The statistics of each position against rows of a base file.")
-        .def("diverge", &diverge, py::arg("rows"), py::arg("tokens"), py::arg("base"),
-             py::arg("base_rows"), py::arg("threads") = 0,
-             "The statistics of each position against the base model's last logits: a dict of "
-             "float64 kl, float32 negative_log_likelihood, base_negative_log_likelihood and "
-             "probability_difference, bool same_top.");
+        .def("diverge", &diverge, py::arg("rows"), py::arg("tokens"), py::arg("codes"),
+             py::arg("threads") = 0,
+             "Against uint16 rows of a base file, one for each row of logits: what score gives, "
+             "and the statistics of each position, a dict of float64 kl, float32 "
+             "negative_log_likelihood, base_negative_log_likelihood and probability_difference, "
+             "bool same_top.")
+        .def("compare", &compare, py::arg("rows"), py::arg("tokens"), py::arg("models"),
+             py::kw_only(), py::arg("encode") = false, py::arg("threads") = 0,
+             "Compares contexts that have decoded the same batch with this one: what score gives "
+             "for this one, what diverge gives for each of them, and, to encode, the uint16 rows "
+             "of a llama-perplexity base file, else None. With them, -ln p(token) of this one is "
+             "what llama-perplexity prints while it writes such a file.");
     module.def(
         "memory_need",
         [](const std::string & path, uint32_t context_length, uint32_t batch_size,
@@ -409,6 +422,8 @@ void register_context(py::module_ & module) {
 void register_inference(py::module_ & module) {
     register_model(module);
     register_context(module);
+    module.def("max_sequences", &llama_max_parallel_sequences,
+               "The most sequences that a context can have.");
     module.def("inference_features", &llama_print_system_info,
                "The instruction sets that libllama's CPU backend uses; low digits depend on them.");
     module.def("gpu_backends", &llama::gpu_backends,

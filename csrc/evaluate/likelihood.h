@@ -23,9 +23,13 @@ struct Target {
     int32_t token;
 };
 
-// -ln p(token), as the perplexity takes it.
-void negative_log_likelihoods(const Logits & logits, const std::vector<Target> & targets,
-                              int threads, double * result);
+// What a row says about the token that follows.
+struct Score {
+    double negative_log_likelihood;  // -ln p(token), as the perplexity takes it
+    int32_t most_likely;             // the token that the model expects; of equals the first
+};
+
+void score(const Logits & logits, const std::vector<Target> & targets, int threads, Score * result);
 
 // ln p(token), as the tasks take it: the sum over the vocabulary in float.
 void log_probabilities(const Logits & logits, const std::vector<Target> & targets, int threads,
@@ -35,18 +39,9 @@ void log_probabilities(const Logits & logits, const std::vector<Target> & target
 void probabilities(const Logits & logits, const std::vector<Target> & targets, int threads,
                    float * result);
 
-// The most likely token of each row; of equals the first.
-void most_likely(const Logits & logits, const std::vector<int64_t> & rows, int threads,
-                 int32_t * result);
-
 // uint16 values per row of a base file: two floats (scale, smallest log-probability), then one code
 // per token of the vocabulary, padded to an even number.
 int64_t code_size(int64_t vocabulary);
-
-// Rows of a base file (llama-perplexity --kl-divergence-base), code_size() values each. Also gives
-// -ln p(token) as llama-perplexity computes it while it writes one.
-void encode(const Logits & logits, const std::vector<Target> & targets, int threads,
-            uint16_t * codes, double * negative_log_likelihood);
 
 // One model against the base model at one position.
 struct Divergence {
@@ -55,15 +50,20 @@ struct Divergence {
     float base_negative_log_likelihood;
     float probability_difference;  // p(token) less the base model's
     uint8_t same_top;              // 1 where both find the same token the most likely
+    Score score;                   // of this model alone
 };
 
-// Against rows of a base file, one per target.
+// Against rows of a base file (llama-perplexity --kl-divergence-base), one per target.
 void diverge(const Logits & logits, const std::vector<Target> & targets, const uint16_t * codes,
              int threads, Divergence * result);
 
-// Against the base model's logits themselves: the same numbers as by way of a base file, one row's
-// codes at a time.
-void diverge(const Logits & logits, const std::vector<Target> & targets, const Logits & base,
-             const std::vector<int64_t> & base_rows, int threads, Divergence * result);
+// Models against the base model's logits themselves, all at the same targets: the same numbers as
+// by way of a base file. Every row is read by one thread at one time, the base model's for all
+// models together. Results are model by model. `codes` takes the rows of a base file, code_size()
+// values each, or is null; with it, the base's scores are those that llama-perplexity prints while
+// it writes one.
+void compare(const Logits & base, const std::vector<Logits> & models,
+             const std::vector<Target> & targets, int threads, uint16_t * codes,
+             Score * base_scores, Divergence * result);
 
 }  // namespace apex::evaluate

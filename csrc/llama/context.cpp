@@ -3,8 +3,14 @@
 #include <llama-ext.h>
 
 #include <algorithm>
-#include <map>
+#include <fstream>
+#include <limits>
 #include <stdexcept>
+#include <utility>
+
+#ifdef __linux__
+#include <unistd.h>
+#endif
 
 #include "devices.h"
 #include "guarded.h"
@@ -16,10 +22,23 @@ namespace {
 constexpr const char * CANNOT_RUN = "libllama cannot run the model";
 constexpr int ABORTED = 2;  // of llama_process
 
+// How many processors nobody else uses at this moment; our own threads sleep between two batches.
+int idle_processors() {
+#ifdef __linux__
+    std::ifstream loads("/proc/loadavg");
+    std::string minutes;
+    int running = 0;  // tasks that run or wait for a processor, this one among them
+    if (loads >> minutes >> minutes >> minutes >> running && running > 0) {
+        return static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN)) - (running - 1);
+    }
+#endif
+    return std::numeric_limits<int>::max();  // not known
+}
+
 }  // namespace
 
 // Without a pool, ggml would start threads anew for every part of a graph.
-Threads::Threads(int count) {
+Threads::Threads(int threads) : count(threads) {
     ggml_threadpool_params params = ggml_threadpool_params_default(count);
     pool = ggml_threadpool_new(&params);
     if (pool == nullptr) {
@@ -81,8 +100,7 @@ Context::Context(std::shared_ptr<Model> model, const ContextOptions & options,
         if (context_ == nullptr) {
             throw failure(scope, "libllama cannot make a context");
         }
-        threads_ = Threads::shared(params.n_threads);
-        llama_attach_threadpool(context_.get(), threads_->pool, threads_->pool);
+        use_threads(options_.threads);
         batch_.reset(llama_batch_ext_init(context_.get()));
         if (options_.mtp) {
             llama_set_embeddings_nextn(context_.get(), true, true);
@@ -94,6 +112,31 @@ Context::~Context() {
     if (context_ != nullptr && threads_ != nullptr) {
         llama_detach_threadpool(context_.get());
     }
+}
+
+// ggml's threads wait for one another after every operation, and they spin. Where others use the
+// processors too, all of them wait for the one that does not run just now, which takes longer than
+// going without it.
+void Context::choose_threads() {
+    if (!options_.yields) {
+        return;
+    }
+    const int idle = idle_processors();
+    const int before = std::exchange(idle_, idle);
+    use_threads(std::clamp(std::max(idle, before), 1, options_.threads));  // not for one moment
+}
+
+void Context::use_threads(int count) {
+    if (threads_ != nullptr && threads_->count == count) {
+        return;
+    }
+    std::shared_ptr<Threads> & threads = known_threads_[count];
+    if (threads == nullptr) {
+        threads = Threads::shared(count);
+    }
+    threads_ = threads;
+    llama_set_n_threads(context_.get(), count, count);
+    llama_attach_threadpool(context_.get(), threads_->pool, threads_->pool);
 }
 
 bool Context::on_abort(void * user_data) {
@@ -148,6 +191,7 @@ void Context::process(const Batch & batch, const std::vector<const float *> * hi
             }
             rows_ += token.output ? 1 : 0;
         }
+        choose_threads();
         const std::lock_guard<std::mutex> turn(threads_->turn);
         const int32_t status =
             llama_process(context_.get(), LLAMA_PROCESS_TYPE_DECODE, batch_.get());
@@ -161,9 +205,9 @@ void Context::process(const Batch & batch, const std::vector<const float *> * hi
             throw failure(scope, CANNOT_RUN);
         }
         llama_synchronize(context_.get());
-        if (collector_ == nullptr && rows_ > 0) {
-            ggml_threadpool_pause(threads_->pool);  // whoever reads the logits needs the processors
-        }
+        // Within a batch ggml's threads spin for the next operation. After it, whoever reads the
+        // logits needs the processors, and so may other processes.
+        ggml_threadpool_pause(threads_->pool);
         logits_ = collector_ == nullptr ? llama_get_logits(context_.get()) : nullptr;
     });
 }

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -29,6 +30,7 @@ struct ContextOptions {
     uint32_t micro_batch_size = 512;
     uint32_t sequences = 1;
     int threads = 1;
+    bool yields = false;  // fewer threads while other processes use the processors
     ggml_type cache_type_k = GGML_TYPE_F16;
     ggml_type cache_type_v = GGML_TYPE_F16;
     bool unified_cache = false;         // one buffer for all sequences, which may then share tokens
@@ -55,13 +57,13 @@ struct MemoryNeed {
     uint64_t device = 0;        // caches and buffers
 };
 
-// ggml's threads, shared by all contexts that want as many: idle threads of another context would
-// spin on the same processors. Contexts take turns.
+// ggml's threads, shared by all contexts that want as many. Contexts take turns.
 struct Threads {
     explicit Threads(int count);
     ~Threads();
     static std::shared_ptr<Threads> shared(int count);
 
+    const int count;
     ggml_threadpool * pool;
     std::mutex turn;
 };
@@ -85,7 +87,7 @@ class Context {
 
     // Runs the MTP heads over the batch that the trunk has just run: every token with the trunk's
     // hidden state of the token before it, zeros before the first. Returns how many matrix
-    // products were collected; none means that libllama cannot run these heads.
+    // products were collected; 0 means that libllama cannot run these heads.
     int64_t decode_mtp(const Batch & batch, Context & trunk);
 
     // Makes the trunk keep its hidden states for decode_mtp.
@@ -103,6 +105,8 @@ class Context {
   private:
     static llama_context_params to_params(const ContextOptions & options);
     void process(const Batch & batch, const std::vector<const float *> * hidden);
+    void choose_threads();
+    void use_threads(int count);
     static bool on_abort(void * context);
 
     std::shared_ptr<Model> model_;
@@ -111,6 +115,8 @@ class Context {
     llama_context_ptr context_;
     llama_batch_ext_ptr batch_;
     std::shared_ptr<Threads> threads_;
+    std::map<int, std::shared_ptr<Threads>> known_threads_;  // ggml remembers the one before
+    int idle_ = 0;  // processors, when the last batch began
     const float * logits_ = nullptr;
     int64_t rows_ = 0;
     std::vector<std::vector<float>> last_hidden_;  // per sequence, for a text cut into batches

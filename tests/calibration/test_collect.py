@@ -4,20 +4,27 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
 import pytest
 from support.language import write_text
-from support.llama import write_llama
 
 import apex
 from apex import _core
-from apex.calibration import CalibrationProgress, CollectOptions, Text, collect, read_texts
-from apex.calibration.automatic import calibrate_beside, expected_matrix, matrix_beside
+from apex.calibration import (
+    CalibrationProgress,
+    CollectOptions,
+    Text,
+    built_in_text,
+    collect,
+    read_texts,
+)
+from apex.calibration.automatic import expected_matrix
 from apex.errors import DataError, OutputError, RunError, UsageError
 from apex.files import ImportanceMatrix, load_imatrix
-from apex.inference import RunOptions, load_model, make_context
+from apex.inference import Batch, RunOptions, load_model, make_context
 
 pytestmark = pytest.mark.xdist_group("collect")
 
@@ -98,28 +105,119 @@ def test_without_the_head(demo_model: Path, text: Path, tmp_path: Path) -> None:
 
 
 def test_a_run_that_was_stopped_goes_on(demo_model: Path, text: Path, tmp_path: Path) -> None:
-    options = CollectOptions(run=SMALL, chunks=14, save_every=4)
+    """After the last whole group of chunks, though no checkpoint was due; with the same bytes."""
+    options = CollectOptions(run=SMALL, chunks=14, save_every=100)
     texts = (*read_texts([text]), Text("second", b"Another text, with other words. " * 60, 2.0))
     whole = tmp_path / "whole.gguf"
     apex.calibrate(demo_model, whole, texts, options=options)
     stopped = tmp_path / "stopped.gguf"
     checkpoint = tmp_path / "stopped.gguf.checkpoint"
+    saved = []
 
     def stop(progress: CalibrationProgress) -> None:
-        if progress.chunks_done == 12:  # after the checkpoint of 8, before that of 12
+        saved.append(progress.chunks_saved)
+        if progress.chunks_done == 12 and not progress.chunks_saved:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         apex.calibrate(demo_model, stopped, texts, options=options, progress=stop)
     assert checkpoint.exists() and not stopped.exists()
+    assert saved == [0, 0, 0, 0, 12]  # before the first group, after three, after the checkpoint
     other = CollectOptions(run=SMALL, chunks=13, save_every=4)
     result = apex.calibrate(demo_model, tmp_path / "other.gguf", texts, options=other)
     assert result.resumed_chunks == 0
     result = apex.calibrate(demo_model, stopped, texts, options=options)
-    assert result.resumed_chunks == 8
-    assert any("went on after 8 chunks" in note for note in result.notes)
+    assert result.resumed_chunks == 12
+    assert any("went on after 12 chunks" in note for note in result.notes)
     assert stopped.read_bytes() == whole.read_bytes()
     assert not checkpoint.exists()
+
+
+def test_a_group_that_was_cut_is_not_saved(
+    language_model: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An interrupt comes while the accumulator holds half of a chunk."""
+    run = RunOptions(context_length=LENGTH, batch_size=LENGTH // 2)
+    options = CollectOptions(run=run, chunks=4)
+    texts = read_texts([text])
+    whole, stopped = tmp_path / "whole.gguf", tmp_path / "stopped.gguf"
+    apex.calibrate(language_model, whole, texts, options=options)
+    run_batch, batches_run = collect._Run._run_batch, []
+
+    def stop(self: Any, batch: Batch, *contexts: Any) -> None:
+        run_batch(self, batch, *contexts)
+        batches_run.append(batch)
+        if len(batches_run) == 5:  # of two a chunk
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(collect._Run, "_run_batch", stop)
+        with pytest.raises(KeyboardInterrupt):
+            apex.calibrate(language_model, stopped, texts, options=options)
+    result = apex.calibrate(language_model, stopped, texts, options=options)
+    assert result.resumed_chunks == 2
+    assert stopped.read_bytes() == whole.read_bytes()
+
+
+def test_a_run_that_was_stopped_at_once_leaves_nothing(
+    language_model: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(collect._Run, "_run_batch", stop)
+    with pytest.raises(KeyboardInterrupt):
+        apex.calibrate(
+            language_model,
+            tmp_path / "a.gguf",
+            read_texts([text]),
+            options=CollectOptions(run=SMALL, chunks=4),
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_how_long_it_will_take_is_said_before(
+    language_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From two batches that add nothing to the sums."""
+    run = RunOptions(context_length=16, batch_size=256, micro_batch_size=16)
+    texts = [Text("text", built_in_text("prose")[:6000].encode())]
+    counts = []
+    for chunks in (32, 64):
+        steps: list[CalibrationProgress] = []
+        apex.calibrate(
+            language_model,
+            tmp_path / f"{chunks}.gguf",
+            texts,
+            options=CollectOptions(run=run, chunks=chunks),
+            progress=steps.append,
+        )
+        counts.append(load_imatrix(tmp_path / f"{chunks}.gguf").chunk_count)
+        first, *others = steps
+        assert (first.chunks_done, first.chunks) == (0, chunks)
+        assert (first.seconds_left is not None and first.seconds_left > 0) == (chunks == 64)
+        assert [step.seconds_left > 0 for step in others] == [True] * (len(others) - 1) + [False]
+    assert counts == [32, 64]
+
+
+@pytest.mark.parametrize("is_input", ["model", "text", "checkpoint", "matrix"])
+def test_an_output_is_never_an_input(
+    language_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_input: str
+) -> None:
+    model, text, matrix = (tmp_path / name for name in ("m.gguf", "t.txt", "i.gguf"))
+    model.write_bytes(language_model.read_bytes())
+    write_text(text, 1600)
+    accumulator = apex.ImportanceAccumulator()
+    accumulator.add("blk.0.attn_q.weight", np.ones((4, 8), np.float32))
+    accumulator.save(matrix)
+    output = {"model": model, "text": text, "matrix": matrix}.get(is_input, tmp_path / "o")
+    if is_input == "checkpoint":
+        text.rename(tmp_path / "o.checkpoint")
+        text = tmp_path / "o.checkpoint"
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(OutputError, match="is the input itself"):
+        apex.calibrate(model, output, read_texts([text]), continue_from=[matrix], overwrite=True)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_a_checkpoint_of_another_run_is_not_used(
@@ -205,21 +303,6 @@ def test_without_texts_the_built_in_set_is_used(demo_model: Path, tmp_path: Path
     assert set(result.text_chunks.values()) == {2}
 
 
-def test_one_beside_the_model(demo_model: Path, tmp_path: Path) -> None:
-    path = tmp_path / "model.gguf"
-    path.symlink_to(demo_model)
-    options = CollectOptions(run=SMALL, chunks=4)
-    made, result = calibrate_beside(path, options=options)
-    assert result is not None
-    assert made == tmp_path / "model.imatrix.gguf"
-    before = made.stat().st_mtime_ns
-    assert calibrate_beside(path, options=options) == (made, None)
-    assert made.stat().st_mtime_ns == before
-    path.unlink()
-    write_llama(path)
-    assert matrix_beside(apex.open_model(path)) is None  # of another model
-
-
 def test_the_expected_matrix_is_the_one_that_comes(
     collected: ImportanceMatrix, demo_model: Path
 ) -> None:
@@ -264,8 +347,7 @@ def test_a_damaged_model(language_model: Path, text: Path, tmp_path: Path) -> No
     """Weights that are not numbers make activations that are none."""
     data = bytearray(language_model.read_bytes())
     model = apex.open_model(language_model)
-    tensor = next(t for t in model.tensors if t.name == "blk.0.attn_output.weight")
-    place = tensor.offset
+    place = model.offsets["blk.0.attn_output.weight"]
     data[place : place + 2] = b"\xff\x7f"
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(data)

@@ -10,9 +10,8 @@ import pytest
 from support.language import write_language_model
 
 from apex import _core
-from apex.calibration import BUILT_IN, built_in, built_in_text, read_texts
-from apex.calibration.collect import mixed
-from apex.calibration.documents import documents
+from apex.calibration import BUILT_IN, Text, built_in, built_in_text, read_texts
+from apex.calibration.documents import documents, mixed
 from apex.errors import UsageError
 
 VOCABULARIES = Path(__file__).parents[2] / "vendor/llama.cpp/models"
@@ -85,6 +84,22 @@ def test_files_have_weights(tmp_path: Path) -> None:
     (tmp_path / "empty.txt").write_text(" \n")
     with pytest.raises(UsageError, match="empty"):
         read_texts([tmp_path / "empty.txt"])
+
+
+def test_text_that_is_not_utf_8_is_named_with_the_place(tmp_path: Path) -> None:
+    path = tmp_path / "text.txt"
+    for content, place in (
+        (b"some words \xf7\xbf\xbf\xbf and more", "offset 11 is 0xf7"),
+        ("größe".encode("latin-1"), "offset 2 is 0xf6"),
+        (b"a\xed\xa0\x80b", "offset 1 is 0xed"),  # half of a UTF-16 pair
+    ):
+        path.write_bytes(content)
+        for attempt in (lambda: read_texts([path]), lambda data=content: Text(str(path), data)):
+            with pytest.raises(UsageError, match=rf"text\.txt is not UTF-8 text: .* {place}"):
+                attempt()
+    # The first so many bytes of a text, as llama.cpp's tools take them.
+    path.write_bytes("größe".encode()[:3])
+    assert read_texts([path])[0].content == b"gr\xc3"
 
 
 def test_an_unknown_domain() -> None:

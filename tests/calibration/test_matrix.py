@@ -1,4 +1,4 @@
-"""``apex.Imatrix``: sums against numpy in the reference's order, files against each other."""
+"""``apex.ImportanceAccumulator``: sums against numpy in the order of the reference; files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def in_order(rows: np.ndarray) -> np.ndarray:
 def test_dense_sums(shape: tuple[int, int]) -> None:
     random = np.random.default_rng(1)
     rows = random.standard_normal(shape, dtype=np.float32)
-    matrix = apex.Imatrix(threads=3)
+    matrix = apex.ImportanceAccumulator(threads=3)
     matrix.add("a.weight", rows)
     matrix.add("a.weight", rows[::-1])
     entry = matrix.entries["a.weight"]
@@ -39,7 +39,7 @@ def test_routed_sums() -> None:
     random = np.random.default_rng(2)
     rows = random.standard_normal((500, 130), dtype=np.float32)
     experts = random.integers(0, 5, 500)
-    matrix = apex.Imatrix(threads=3)
+    matrix = apex.ImportanceAccumulator(threads=3)
     matrix.add("blk.0.ffn_up_exps.weight", rows[:200], experts[:200], 6)
     matrix.add("blk.0.ffn_up_exps.weight", rows[200:], experts[200:], 6)
     entry = matrix.entries["blk.0.ffn_up_exps.weight"]
@@ -50,7 +50,7 @@ def test_routed_sums() -> None:
 
 
 def test_what_cannot_be_added() -> None:
-    matrix = apex.Imatrix()
+    matrix = apex.ImportanceAccumulator()
     rows = np.ones((4, 8), np.float32)
     matrix.add("a", rows)
     for arguments in (
@@ -65,13 +65,13 @@ def test_what_cannot_be_added() -> None:
     for bad in (np.nan, np.inf, 1e30):  # the last overflows when it is squared
         rows[2, 5] = bad
         with pytest.raises(DataError, match="not finite"):
-            apex.Imatrix().add("a", rows)
+            apex.ImportanceAccumulator().add("a", rows)
 
 
 @pytest.fixture
-def filled() -> apex.Imatrix:
+def filled() -> apex.ImportanceAccumulator:
     random = np.random.default_rng(3)
-    matrix = apex.Imatrix(chunk_size=16)
+    matrix = apex.ImportanceAccumulator(chunk_size=16)
     matrix.datasets = ["one.txt"]
     matrix.add("blk.0.attn_q.weight", random.standard_normal((40, 64), dtype=np.float32))
     matrix.add(
@@ -83,7 +83,7 @@ def filled() -> apex.Imatrix:
     return matrix
 
 
-def test_file_and_back(filled: apex.Imatrix, tmp_path: Path) -> None:
+def test_file_and_back(filled: apex.ImportanceAccumulator, tmp_path: Path) -> None:
     path = filled.save(tmp_path / "a.gguf", notes={"apex.test": "yes"})
     loaded = load_imatrix(path)
     assert loaded.datasets == ("one.txt",)
@@ -92,16 +92,16 @@ def test_file_and_back(filled: apex.Imatrix, tmp_path: Path) -> None:
     for name, entry in filled.entries.items():
         assert np.array_equal(loaded.entries[name].sums, entry.sums)
         assert np.array_equal(loaded.entries[name].counts, entry.counts)
-    again = apex.Imatrix.load([path], chunk_size=16).save(tmp_path / "b.gguf")
-    third = apex.Imatrix.load([again], chunk_size=16).save(tmp_path / "c.gguf")
+    again = apex.ImportanceAccumulator.load([path], chunk_size=16).save(tmp_path / "b.gguf")
+    third = apex.ImportanceAccumulator.load([again], chunk_size=16).save(tmp_path / "c.gguf")
     assert again.read_bytes() == third.read_bytes()
     with pytest.raises(OutputError, match="exists"):
         filled.save(path)
     with pytest.raises(ImatrixError, match="Nothing was collected"):
-        apex.Imatrix().save(tmp_path / "d.gguf")
+        apex.ImportanceAccumulator().save(tmp_path / "d.gguf")
 
 
-def test_older_form(filled: apex.Imatrix, tmp_path: Path) -> None:
+def test_older_form(filled: apex.ImportanceAccumulator, tmp_path: Path) -> None:
     """Means times calls, ones for an expert without tokens, as tools/imatrix writes them."""
     path = filled.save(tmp_path / "a.dat", legacy=True)
     entries = filled.entries
@@ -117,34 +117,34 @@ def test_older_form(filled: apex.Imatrix, tmp_path: Path) -> None:
         np.testing.assert_allclose(loaded.entries[name].values(1), expected, rtol=1e-6)
 
 
-def test_merging_adds(filled: apex.Imatrix, tmp_path: Path) -> None:
+def test_merging_adds(filled: apex.ImportanceAccumulator, tmp_path: Path) -> None:
     path = filled.save(tmp_path / "a.gguf")
-    both = apex.Imatrix.load([path, path], chunk_size=16)
+    both = apex.ImportanceAccumulator.load([path, path], chunk_size=16)
     for name, entry in filled.entries.items():
         assert np.array_equal(both.entries[name].sums, 2 * entry.sums)
         assert np.array_equal(both.entries[name].counts, 2 * entry.counts)
     assert both.datasets == ["one.txt", "one.txt"]
     old = filled.save(tmp_path / "a.dat", legacy=True)
-    mixed = apex.Imatrix.load([old, path], chunk_size=16)
+    mixed = apex.ImportanceAccumulator.load([old, path], chunk_size=16)
     assert mixed.entries["blk.0.attn_q.weight"].counts.tolist() == [3 * 16 + 40]
 
 
-def test_what_cannot_be_merged(filled: apex.Imatrix, tmp_path: Path) -> None:
+def test_what_cannot_be_merged(filled: apex.ImportanceAccumulator, tmp_path: Path) -> None:
     path = filled.save(tmp_path / "a.gguf")
     name = "blk.0.attn_q.weight"
     other = tmp_path / "other.gguf"
     support.write_gguf(other, {name: (np.ones((1, 32), np.float32), np.ones(1, np.float32))})
     with pytest.raises(ImatrixError, match="does not go with the others"):
-        apex.Imatrix.load([path, other])
+        apex.ImportanceAccumulator.load([path, other])
     for value in (np.nan, -1):
         bad = np.full((1, 64), value, np.float32)
         support.write_gguf(other, {name: (bad, np.ones(1, np.float32))})
         with pytest.raises(ImatrixError, match="negative or not finite"):
-            apex.Imatrix.load([path, other])
+            apex.ImportanceAccumulator.load([path, other])
 
 
 def test_each_broken_file_has_its_own_error(
-    filled: apex.Imatrix, dense_model: Path, tmp_path: Path
+    filled: apex.ImportanceAccumulator, dense_model: Path, tmp_path: Path
 ) -> None:
     path = filled.save(tmp_path / "a.gguf")
     data = path.read_bytes()
@@ -159,9 +159,9 @@ def test_each_broken_file_has_its_own_error(
         broken = tmp_path / f"{name}.gguf"
         broken.write_bytes(content)
         with pytest.raises(ImatrixError, match=message):
-            apex.Imatrix.load([broken])
+            apex.ImportanceAccumulator.load([broken])
     with pytest.raises(ImatrixError, match="cannot be read"):
-        apex.Imatrix.load([tmp_path / "none.gguf"])
+        apex.ImportanceAccumulator.load([tmp_path / "none.gguf"])
 
 
 def test_coverage() -> None:
@@ -180,7 +180,7 @@ def test_coverage() -> None:
 
 
 def test_statistics_by_hand(tmp_path: Path) -> None:
-    matrix = apex.Imatrix()
+    matrix = apex.ImportanceAccumulator()
     matrix.add("blk.0.attn_q.weight", np.sqrt(np.array([[1, 1, 2, 0], [1, 1, 2, 0]], np.float32)))
     matrix.add("blk.1.attn_q.weight", np.sqrt(np.array([[1, 1, 2, 0]], np.float32)))
     loaded = load_imatrix(matrix.save(tmp_path / "a.gguf"))

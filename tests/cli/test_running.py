@@ -10,11 +10,16 @@ import subprocess
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from support.commands import COMMAND, Apex, environment
 from support.language import write_hellaswag, write_text
 
 from apex import _core
+from apex.calibration import ImportanceAccumulator
+from apex.cli.calibrating import showing_calibration
+from apex.cli.output import Printer
+from apex.cli.stopping import Stopped
 from apex.files import load_imatrix, write_imatrix
 
 SMALL = ("-c", "64", "-b", "256")
@@ -92,6 +97,31 @@ def test_auto_makes_one_first(apex_cli: Apex, demo_model: Path, folder: Path) ->
     assert "There is no importance matrix of m.gguf beside it" in missing.stderr
 
 
+def test_auto_says_what_it_uses(apex_cli: Apex, demo_model: Path, text: Path, folder: Path) -> None:
+    (folder / "m.gguf").symlink_to(demo_model)
+    auto = ("--tier", "mini", "--imatrix", "auto", "--edge-layers", "1", "--near-layers", "1")
+    quantize = ("quantize", "m.gguf", "o.gguf", *auto, "--chunks", "4", "--ctx-size", "64")
+    made = apex_cli(*quantize)
+    assert made.returncode == 0, made.stderr
+    again = apex_cli(*quantize, "--overwrite")
+    assert "using m.imatrix.gguf, which was made of this model\n" in again.stderr
+    planned = apex_cli("plan", "m.gguf", *auto)
+    assert "was made of this model, with context length 64, not 512, chunks 4" in planned.stderr
+    fewer = apex_cli(*quantize, "--chunks", "8", "--overwrite")
+    assert fewer.returncode == 0, fewer.stderr
+    assert "note: m.imatrix.gguf was made with other options: chunks 4, not 8" in fewer.stderr
+    assert load_imatrix(folder / "m.imatrix.gguf").chunk_count == 8
+    # One of the user's own is never replaced.
+    own = ("imatrix", "m.gguf", "-f", text, *SMALL, "--chunks", "4", "--overwrite", "-q")
+    assert apex_cli(*own).returncode == 0
+    before = (folder / "m.imatrix.gguf").read_bytes()
+    refused = apex_cli(*quantize, "--chunks", "8", "--overwrite")
+    assert refused.returncode == 4
+    assert "was made with other options" in refused.stderr
+    assert "only what --imatrix auto made itself is replaced" in refused.stderr
+    assert (folder / "m.imatrix.gguf").read_bytes() == before
+
+
 def test_merge_and_show(apex_cli: Apex, demo_model: Path, text: Path, folder: Path) -> None:
     make = ("imatrix", demo_model, "-f", text, *SMALL, "--chunks", "4", "-q")
     assert apex_cli(*make, "-o", "a.gguf").returncode == 0
@@ -144,28 +174,27 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_a_run_that_was_stopped_goes_on(
-    apex_cli: Apex, demo_model: Path, folder: Path, how: signal.Signals
-) -> None:
-    command = ["imatrix", str(demo_model), *SMALL, "--chunks", "120", "--save-every", "8"]
-    assert apex_cli(*command, "-o", "whole.gguf", "-q").returncode == 0
-    process = subprocess.Popen(
-        [*COMMAND, *command, "-o", "cut.gguf"],
+def started(folder: Path, *command: str, **variables: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*COMMAND, *command],
         cwd=folder,
-        env=environment(),
+        env=environment(**variables),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def test_a_run_that_was_killed_goes_on(apex_cli: Apex, demo_model: Path, folder: Path) -> None:
+    command = ["imatrix", str(demo_model), *SMALL, "--chunks", "60", "--save-every", "8"]
+    assert apex_cli(*command, "-o", "whole.gguf", "-q").returncode == 0
+    process = started(folder, *command, "-o", "cut.gguf")
     checkpoint = folder / "cut.gguf.checkpoint"
     wait_for(checkpoint, process)
-    process.send_signal(how)
+    process.kill()
     _, stderr = process.communicate(timeout=60)
-    assert process.returncode == (130 if how == signal.SIGINT else -how), stderr
+    assert process.returncode == -signal.SIGKILL, stderr
     assert checkpoint.exists() and not (folder / "cut.gguf").exists()
-    if how == signal.SIGINT:
-        assert "the same command goes on from the last checkpoint" in stderr
     again = apex_cli(*command, "-o", "cut.gguf")
     assert again.returncode == 0
     assert "went on after" in again.stderr
@@ -173,16 +202,52 @@ def test_a_run_that_was_stopped_goes_on(
     assert not checkpoint.exists()
 
 
+@pytest.mark.parametrize(
+    ("how", "word"),
+    [
+        (signal.SIGINT, "interrupted"),
+        (signal.SIGTERM, "terminated"),
+        (signal.SIGHUP, "terminated"),
+    ],
+)
+def test_a_run_that_was_stopped_saves_what_it_has(
+    apex_cli: Apex, demo_model: Path, folder: Path, how: signal.Signals, word: str
+) -> None:
+    """Long before a checkpoint is due."""
+    command = ["imatrix", str(demo_model), *SMALL, "--chunks", "120", "--save-every", "1000"]
+    process = started(folder, *command, "-o", "cut.gguf", FORCE_COLOR="1", TERM="xterm")
+    assert process.stderr is not None
+    before = ""
+    while "experts covered" not in before:  # the bar shows the first group of chunks
+        before += process.stderr.readline()
+        assert process.poll() is None, before
+    assert "calibrating with 120 chunks takes about" in before
+    process.send_signal(how)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 128 + how, stderr
+    said = rf"{word}; (\d+) chunks are saved, and the same command goes on from there"
+    saved = re.search(said, stderr)
+    assert saved is not None, stderr
+    assert sorted(path.name for path in folder.iterdir()) == ["cut.gguf.checkpoint"]
+    again = apex_cli(*command, "-o", "cut.gguf")
+    assert again.returncode == 0
+    assert f"went on after {saved[1]} chunks of cut.gguf.checkpoint" in again.stderr
+    if how == signal.SIGINT:
+        assert apex_cli(*command, "-o", "whole.gguf", "-q").returncode == 0
+        assert (folder / "cut.gguf").read_bytes() == (folder / "whole.gguf").read_bytes()
+
+
+def test_what_is_said_of_a_run_that_was_stopped_at_once() -> None:
+    """There is no checkpoint then, and none is promised."""
+    with pytest.raises(Stopped) as stopped, showing_calibration(Printer(quiet=True)):
+        raise KeyboardInterrupt
+    assert stopped.value.message == "interrupted; no chunk was finished, so nothing was saved"
+
+
 def test_an_evaluation_that_is_stopped_prints_what_it_knows(demo_model: Path, folder: Path) -> None:
     write_text(folder / "long.txt", 30_000)
-    process = subprocess.Popen(
-        [*COMMAND, "eval", str(demo_model), "-f", "long.txt", *SMALL, "-o", "part.json"],
-        cwd=folder,
-        env=environment(FORCE_COLOR="1", TERM="xterm"),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    command = ["eval", str(demo_model), "-f", "long.txt", *SMALL, "-o", "part.json"]
+    process = started(folder, *command, FORCE_COLOR="1", TERM="xterm")
     assert process.stderr is not None
     while "PPL" not in process.stderr.readline():  # the bar shows the first estimate
         assert process.poll() is None
@@ -205,7 +270,7 @@ WRONG = {
     "no language model": (["eval", "DENSE", "-f", "TEXT"], 8, "cannot load the model"),
     "cache type": (["eval", "MODEL", "-f", "TEXT", "-ctk", "q9"], 2, "KV cache type"),
     "gpu layers": (["eval", "MODEL", "-f", "TEXT", "-ngl", "many"], 2, "no number of layers"),
-    "no base file": (["eval", "MODEL", "--base", "TEXT"], 2, "no log-probabilities"),
+    "no base file": (["eval", "MODEL", "--base", "TEXT"], 2, "does not hold log-probabilities"),
     "no memory": (["eval", "MODEL", "--speed", "--n-prompt", "99999999"], 8, "GiB are free"),
     "output exists": (["eval", "MODEL", "-f", "TEXT", "-o", "TEXT"], 6, "is the input itself"),
     "other vocabulary": (
@@ -247,6 +312,45 @@ def test_mistakes(
     assert message in result.stderr
     assert "error: " in result.stderr
     assert sorted(folder.iterdir()) == before
+
+
+ONTO_AN_INPUT = {
+    "model": ["imatrix", "MODEL", "-o", "MODEL"],
+    "text": ["imatrix", "MODEL", "-f", "TEXT", "-o", "TEXT"],
+    "matrix": ["imatrix", "MODEL", "--in-file", "MATRIX", "-o", "MATRIX"],
+    "merged": ["imatrix", "merge", "MATRIX", "-o", "MATRIX"],
+    "results, model": ["eval", "MODEL", "-f", "TEXT", "-o", "MODEL"],
+    "results, text": ["eval", "MODEL", "-f", "TEXT", "-o", "TEXT"],
+    "base, model": ["eval", "-r", "MODEL", "-f", "TEXT", "--write-base", "MODEL"],
+    "base, text": ["eval", "-r", "MODEL", "-f", "TEXT", "--write-base", "TEXT"],
+}
+
+
+@pytest.mark.parametrize("arguments", ONTO_AN_INPUT.values(), ids=ONTO_AN_INPUT)
+def test_an_input_is_never_overwritten(
+    apex_cli: Apex, demo_model: Path, text: Path, folder: Path, arguments: list[str]
+) -> None:
+    names = {"MODEL": folder / "m.gguf", "TEXT": text, "MATRIX": folder / "i.gguf"}
+    shutil.copy(demo_model, names["MODEL"])
+    matrix = ImportanceAccumulator()
+    matrix.add("blk.0.attn_q.weight", np.ones((4, 8), np.float32))
+    matrix.save(names["MATRIX"])
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    given = [str(names.get(part, part)) for part in arguments]
+    result = apex_cli(*given, "--overwrite")
+    assert result.returncode == 6, result.stderr
+    assert "is the input itself" in result.stderr
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize("command", ["imatrix", "eval"])
+def test_text_that_is_not_utf_8(
+    apex_cli: Apex, demo_model: Path, folder: Path, command: str
+) -> None:
+    (folder / "t.txt").write_bytes(b"some words " * 100 + b"\xf7\xbf\xbf\xbf" + b" more" * 900)
+    result = apex_cli(command, demo_model, "-f", "t.txt", "-o", "o", *SMALL)
+    assert result.returncode == 2, result.stderr
+    assert "t.txt is not UTF-8 text: the byte at offset 1100 is 0xf7" in result.stderr
 
 
 @pytest.mark.skipif(bool(_core.gpu_devices()), reason="there is a GPU")

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from support.language import next_logits, write_text
+from support.language import next_logits, write_hellaswag, write_text
 
 import apex
 from apex import _core
 from apex.errors import OutputError, RunError, UsageError
-from apex.evaluation import EvalOptions, EvalProgress, Evaluator
+from apex.evaluation import EvalOptions, EvalProgress, Evaluator, SpeedOptions, language
 from apex.evaluation.base_file import open_base_file
 from apex.inference import RunOptions
+from apex.sources import gguf
 
 LENGTH = 64
 RUN = RunOptions(context_length=LENGTH, batch_size=4 * LENGTH)
@@ -119,7 +123,7 @@ def test_base_files(demo_model: Path, quantized: Path, text: Path, tmp_path: Pat
     data = path.read_bytes()
     for content, message in (
         (b"", "cannot be read"),
-        (b"something else that is long enough", "holds no log-probabilities"),
+        (b"something else that is long enough", "does not hold log-probabilities"),
         (data[:-2], "truncated"),
         (data[:12] + b"\xff\xff\xff\xff" + data[16:], "damaged"),
         (data[:20] + b"\xff\xff\xff\x7f" + data[24:], "out of range"),
@@ -151,6 +155,66 @@ def test_a_stopped_evaluation_knows_what_it_did(
     assert data["models"][1]["perplexity"]["chunks"] == 8
     assert data["models"][1]["divergence"]["positions"] == 8 * 31
     assert list(tmp_path.iterdir()) == []  # half a base file would be taken for a whole one
+
+
+def test_statistics_are_taken_once(
+    demo_model: Path, quantized: Path, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many groups of chunks there are; and every header is read once."""
+    run = RunOptions(context_length=LENGTH, batch_size=LENGTH)
+    calls: Counter[str] = Counter()
+
+    def counted(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            calls[name] += 1
+            return function(*arguments)
+
+        return call
+
+    for name in ("perplexity_of", "divergence_of"):
+        monkeypatch.setattr(language, name, counted(name, getattr(language, name)))
+    monkeypatch.setattr(gguf, "_read_header", counted("headers", gguf._read_header))
+    options = EvalOptions(run=run, text=text, chunks=8, speed=SpeedOptions(8, 2, 1))
+    evaluator = Evaluator([quantized], options, reference=demo_model)
+    estimates = []
+    evaluator.run(lambda step: estimates.append(step.estimate) if step.stage == "text" else None)
+    assert calls == {"perplexity_of": 2, "divergence_of": 1, "headers": 2}
+    result = evaluator.models[0]
+    assert result.perplexity is not None and result.divergence is not None
+    ppl, kl = result.perplexity.ppl.value, result.divergence.kl.value
+    assert estimates[0] == "" and "KL" not in estimates[3] and "KL" in estimates[4]
+    assert estimates[-1] == f"{result.name}: PPL {ppl:.3f}, KL {kl:.5f}"
+
+
+def test_many_short_chunks(demo_model: Path, tmp_path: Path) -> None:
+    """More than libllama runs side by side."""
+    text = tmp_path / "text.txt"
+    write_text(text, 2500)
+    run = RunOptions(context_length=4)
+    assert run.sequences == _core.max_sequences() < 2048 // 4
+    evaluator = Evaluator([demo_model], EvalOptions(run=run, text=text, chunks=300))
+    evaluator.run()
+    result = evaluator.models[0].perplexity
+    assert result is not None and (result.chunks, result.positions) == (300, 300)
+
+
+@pytest.mark.parametrize("is_input", ["model", "reference", "text", "tasks"])
+def test_a_base_file_is_never_an_input(demo_model: Path, tmp_path: Path, is_input: str) -> None:
+    model, reference, text, tasks = (tmp_path / name for name in ("m", "r", "t", "h"))
+    for path in (model, reference):
+        path.write_bytes(demo_model.read_bytes())
+    write_text(text, 1500)
+    write_hellaswag(tasks, 2)
+    files = {"model": model, "reference": reference, "text": text, "tasks": tasks}
+    (tmp_path / "link").symlink_to(files[is_input])
+    for output in (files[is_input], tmp_path / "link"):
+        with pytest.raises(OutputError, match="is the input itself"):
+            Evaluator(
+                [model],
+                EvalOptions(run=RUN, text=text, tasks=[("hellaswag", tasks, None)]),
+                reference=reference,
+                write_base=output,
+            )
 
 
 def test_what_goes_wrong(
@@ -193,8 +257,6 @@ def test_what_goes_wrong(
 
 
 def test_everything_in_one_result(demo_model: Path, quantized: Path, text: Path) -> None:
-    from apex.evaluation import SpeedOptions
-
     evaluator = Evaluator(
         [quantized],
         EvalOptions(run=RUN, text=text, chunks=4, speed=SpeedOptions(32, 4, 2), tensor_errors=True),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,9 @@ from support import language
 
 from apex import _core
 from apex.errors import RunError, UsageError
-from apex.evaluation.tasks import Tasks, load_tasks, run_tasks
+from apex.evaluation import EvalOptions, Evaluator
+from apex.evaluation.task_files import Tasks, load_tasks
+from apex.evaluation.tasks import run_tasks
 from apex.inference import RunOptions, load_model
 
 TASKS = 12
@@ -129,11 +132,15 @@ def test_progress_and_too_little_room(language_model: Path, folder: Path) -> Non
 def test_files_that_cannot_be_read(folder: Path, tmp_path: Path) -> None:
     good = (folder / "multiple-choice.bin").read_bytes()
     cases = [
-        ("hellaswag", b"one\ntwo\n", "2 lines"),
-        ("hellaswag", b"context\nfour\na\nb\nc\nd\n", "no number of an ending"),
-        ("winogrande", b"no,tasks\nat all\n", "no winogrande tasks"),
-        ("winogrande", b"0,without a blank,a,b,1\n0,x _,a,b,3\nlast\n", "no winogrande tasks"),
-        ("multiple-choice", b"ab", "no multiple-choice tasks"),
+        ("hellaswag", b"one\ntwo\n", "2 lines, which is not a multiple of six"),
+        ("hellaswag", b"context\nfour\na\nb\nc\nd\n", "is not the number of an ending"),
+        ("winogrande", b"no,tasks\nat all\n", "does not hold winogrande tasks"),
+        (
+            "winogrande",
+            b"0,without a blank,a,b,1\n0,x _,a,b,3\nlast\n",
+            "does not hold winogrande tasks",
+        ),
+        ("multiple-choice", b"ab", "does not hold multiple-choice tasks"),
         ("multiple-choice", good[:4] + b"\xff" * 200, "is damaged"),
         ("multiple-choice", good[: len(good) // 2], "is damaged"),
         ("riddles", b"x", "There are no tasks"),
@@ -145,8 +152,30 @@ def test_files_that_cannot_be_read(folder: Path, tmp_path: Path) -> None:
             load_tasks(kind, path)
     with pytest.raises(UsageError, match="cannot be read"):
         load_tasks("multiple-choice", tmp_path / "none")
-    with pytest.raises(UsageError, match="at least one"):
+    with pytest.raises(UsageError, match="must be at least 1"):
         load_tasks("hellaswag", folder / "hellaswag.txt", 0)
+
+
+def test_winogrande_lines_without_a_task_are_counted(language_model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "w.csv"
+    good = "0,First _ won and then went home again.,Ann,Bo,1"
+    path.write_text("\n".join([good, "1,no blank,Ann,Bo,1", good, "half,a", "", good, "last", ""]))
+    tasks = load_tasks("winogrande", path)
+    assert (len(tasks.choices), tasks.available, tasks.unreadable) == (3, 3, 3)
+    evaluator = Evaluator([language_model], EvalOptions(tasks=[("winogrande", path, None)]))
+    assert evaluator.notes == ["w.csv: 3 of 6 lines do not hold a task and were left out"]
+    (settings,) = evaluator.to_dict()["settings"]["tasks"]
+    assert (settings["of"], settings["unreadable"]) == (3, 3)
+
+
+@pytest.mark.parametrize("kind", ["hellaswag", "winogrande", "multiple-choice"])
+def test_tasks_that_are_not_utf_8(folder: Path, tmp_path: Path, kind: str) -> None:
+    (source,) = folder.glob(f"{kind}.*")
+    data, path = source.read_bytes(), tmp_path / "tasks"
+    place = re.search(rb"[a-z] [a-z]", data).end() - 1
+    path.write_bytes(data[:place] + b"\xf7" + data[place + 1 :])
+    with pytest.raises(UsageError, match=rf"is not UTF-8 text: the byte at offset {place} is 0xf7"):
+        load_tasks(kind, path)
 
 
 def test_winogrande_lines_with_commas_and_quotes(tmp_path: Path) -> None:
