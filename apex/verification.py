@@ -21,7 +21,7 @@ from apex.types import TYPES
 
 __all__ = ["RoleError", "TensorError", "VerifyReport", "verify"]
 
-# Tensors are compared in slabs of about so many bytes of both files together.
+# About how many bytes of both files together are compared at a time.
 _SLAB_BYTES = 64 << 20
 _BLOCK_WEIGHTS = 256
 

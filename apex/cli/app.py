@@ -257,7 +257,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 def _wrong_usage(error: Any) -> int:
     context = getattr(error, "ctx", None)
     path = context.command_path if context else "apex"
-    message, hint = error.format_message(), f"{path} --help lists what there is"
+    message, hint = error.format_message(), f"{path} --help shows what it takes"
     extra = re.search(r"unexpected extra argument.*\((\S+)", message)
     if extra is not None and path == "apex quantize":  # in the order of llama-quantize
         hint = f"a file type is an option: --type {extra[1].rstrip(')')}"

@@ -64,14 +64,14 @@ def as_command(function: Callable[[Given], None]) -> Callable[..., None]:
 class QuietArgument:
     """``--quiet``."""
 
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")] = False
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors.")] = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class JsonArgument:
     """``--json``."""
 
-    json: Annotated[bool, typer.Option("--json", help="Data for machines on stdout.")] = False
+    json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +91,12 @@ class ThreadsArgument:
     threads: Annotated[
         int,
         typer.Option(
-            "--threads", "-t", min=0, metavar="N", help="0 for all.", rich_help_panel=FILES
+            "--threads",
+            "-t",
+            min=0,
+            metavar="N",
+            help="Threads to use; 0 for all processors.",
+            rich_help_panel=FILES,
         ),
     ] = 0
 

@@ -53,7 +53,7 @@ class CalibrationArguments(RunArguments):
     built_in: Annotated[
         bool,
         typer.Option(
-            "--built-in", help="The built-in set beside the texts given.", rich_help_panel=_TEXT
+            "--built-in", help="Use the built-in set beside the texts given.", rich_help_panel=_TEXT
         ),
     ] = False
     parse_special: Annotated[
@@ -119,7 +119,9 @@ class CollectArguments(
     ] = None
     process_output: Annotated[
         bool,
-        typer.Option("--process-output", help="The output matrix too.", rich_help_panel=_WHAT),
+        typer.Option(
+            "--process-output", help="Also collect for the output matrix.", rich_help_panel=_WHAT
+        ),
     ] = False
     no_mtp: Annotated[
         bool,

@@ -68,7 +68,7 @@ class EvaluateArguments(QuietArgument, JsonArgument, OverwriteArgument, RunArgum
     write_base: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="Write such a file of the reference.", rich_help_panel=_TEXT
+            metavar="FILE", help="Write such a base file of the reference.", rich_help_panel=_TEXT
         ),
     ] = None
     mtp: Annotated[
@@ -125,7 +125,10 @@ class EvaluateArguments(QuietArgument, JsonArgument, OverwriteArgument, RunArgum
         ),
     ] = 128
     repetitions: Annotated[
-        int, typer.Option(min=1, metavar="N", rich_help_panel=_SPEED, help="Runs of each.")
+        int,
+        typer.Option(
+            min=1, metavar="N", rich_help_panel=_SPEED, help="Repetitions of each measurement."
+        ),
     ] = 5
     tensor_errors: Annotated[
         bool,

@@ -25,7 +25,7 @@ class FormatArgument:
         typer.Option(
             "--output-format",
             metavar="gguf|dat",
-            help="dat is the older form, which knows no experts.",
+            help="dat is the older form, which does not record experts.",
             rich_help_panel=FILES,
         ),
     ] = "gguf"

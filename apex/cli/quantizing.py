@@ -113,7 +113,7 @@ class QuantizeArguments(
         str | None,
         typer.Option(
             metavar="N,…",
-            help="Numbers of the GPUs to use; without it all.",
+            help="Numbers of the GPUs to use, as in 0,1; all by default.",
             rich_help_panel=FILES,
         ),
     ] = None

@@ -33,29 +33,23 @@ def assert_complaint(result: subprocess.CompletedProcess[str], status: int) -> N
 
 
 USAGE = {
-    "no such command": ["quantise"],
     "no such option": ["plan", "MODEL", "--teir", "quality"],
-    "argument missing": ["quantize", "MODEL"],
     "number is no number": ["quantize", "MODEL", "o", "--tier", "quality", "--threads", "many"],
     "number is negative": ["quantize", "MODEL", "o", "--tier", "quality", "-t", "-1"],
-    "neither tier nor type": ["quantize", "MODEL", "o"],
     "details of no tier": ["plan", "MODEL", "--tensors"],
     "an export of no tier": ["plan", "MODEL", "--export", "o"],
     "the order of llama-quantize": ["quantize", "MODEL", "o", "Q4_K_M"],
     "chunks without auto": ["quantize", "MODEL", "o", "--tier", "quality", "--chunks", "3"],
     "both tier and type": ["plan", "MODEL", "--tier", "mini", "--type", "Q4_K_M"],
     "no such tier": ["plan", "MODEL", "--tier", "qualty"],
-    "no such tier to print": ["tiers", "qualty"],
     "no such type": ["plan", "MODEL", "--type", "Q4_Z"],
     "width is negative": ["plan", "MODEL", "--tier", "quality", "--edge-layers", "-1"],
     "rule is malformed": ["plan", "MODEL", "--type", "Q8_0", "--tensor-type", "attn_q"],
     "rule is no expression": ["plan", "MODEL", "--type", "Q8_0", "--tensor-type", "a(=q8_0"],
     "rule matches nothing": ["plan", "MODEL", "--type", "Q8_0", "--tensor-type", "nose=q4_k"],
     "rule file missing": ["plan", "MODEL", "--type", "Q8_0", "--tensor-type-file", "none.txt"],
-    "size is no size": ["quantize", "MODEL", "o", "--tier", "quality", "--max-memory", "3Q"],
     "too little memory": ["quantize", "MODEL", "o", "--tier", "quality", "--max-memory", "1M"],
     "size is nothing": ["plan", "MODEL", "--tier", "quality", "--split-max-size", "0"],
-    "override without type": ["plan", "MODEL", "--tier", "quality", "--override-kv", "a=5"],
     "override of no type": ["plan", "MODEL", "--tier", "quality", "--override-kv", "a=num:5"],
     "override not a number": ["plan", "MODEL", "--tier", "quality", "--override-kv", "a=int:x"],
     "override not a truth": ["plan", "MODEL", "--tier", "quality", "--override-kv", "a=bool:1"],
@@ -460,6 +454,27 @@ def test_nothing_is_wrapped_without_a_terminal(
     assert not re.search(r" $", result.stdout, re.M)
 
 
+# Start
+
+
+def test_what_a_plan_needs_is_all_that_is_imported(dense_model: Path) -> None:
+    """Each of these takes longer to import than the plan of a model to make."""
+    code = (
+        "import sys, apex.cli; status = apex.cli.main(sys.argv[1:]); "
+        "heavy = {'numpy', 'gguf', 'rich', 'pydantic', 'apex.evaluation'}; "
+        "sys.exit(status or str(heavy & set(sys.modules)))"
+    )
+    for arguments in (["plan", dense_model], ["tiers"]):
+        result = subprocess.run(
+            [sys.executable, "-c", code, *arguments],
+            env=environment(),
+            capture_output=True,
+            encoding="utf-8",
+            check=False,
+        )
+        assert (result.returncode, result.stderr) == (1, "set()\n")
+
+
 # Numbers
 
 
@@ -501,8 +516,10 @@ def test_sizes_are_in_gib_from_one_of_them_on(size: int, text: str) -> None:
 
 
 def test_help_names_every_status(apex_cli: Apex) -> None:
-    text = " ".join(apex_cli("--help").stdout.split())
-    for status in (0, 1, 2, 3, 4, 5, 6, 7, 70, 130, 143):
+    help_text = apex_cli("--help").stdout
+    assert apex_cli().stdout == help_text
+    text = " ".join(help_text.split())
+    for status in (*range(10), 70, 129, 130, 143):
         assert re.search(rf"(: |, ){status} \w+", text), status
 
 

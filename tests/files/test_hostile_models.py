@@ -109,7 +109,7 @@ def test_a_damaged_header_is_refused(tmp_path: Path, case: str) -> None:
 def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match="No such file"):
         apex.open_model(tmp_path / "nothing.gguf")
-    with pytest.raises(ModelFileError, match=r"cannot be read|not a sound"):
+    with pytest.raises(ModelFileError, match="is not a regular file"):
         apex.open_model(tmp_path)
 
 
