@@ -219,7 +219,7 @@ class Comparison:
     @property
     def worst_row(self) -> int: ...
 
-class TensorRule:
+class TensorDecision:
     """
     What llama.cpp decides about one tensor.
     """
@@ -643,7 +643,7 @@ def decide_types(
     copy: bool = False,
     has_importance: bool = False,
     overrides: collections.abc.Sequence[tuple[str, bool | int | float | str]] = [],
-) -> list[TensorRule]:
+) -> list[TensorDecision]:
     """
     llama.cpp's decision about every tensor, by its own functions (src/llama-quant.cpp).
 

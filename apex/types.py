@@ -34,12 +34,12 @@ IGNORE_IMPORTANCE = ("Q8_0", "MXFP4", "NVFP4", "TQ1_0", "TQ2_0", "Q1_0", "Q2_0")
 
 
 def fits(type_name: str, columns: int) -> bool:
-    """Whether rows of so many weights are whole blocks of the type."""
+    """Whether rows of ``columns`` weights are a whole number of the type's blocks."""
     return columns % TYPES[type_name].block_weights == 0
 
 
 def row_bytes(type_name: str, weights: int) -> int:
-    """Size of so many weights, of one row or of several; they must be whole blocks."""
+    """Size in bytes of this many weights, of one row or of several; whole blocks only."""
     facts = TYPES[type_name]
     return weights // facts.block_weights * facts.block_bytes
 

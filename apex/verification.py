@@ -22,7 +22,7 @@ from apex.types import TYPES
 __all__ = ["RoleError", "TensorError", "VerifyReport", "verify"]
 
 # About how many bytes of both files together are compared at a time.
-_SLAB_BYTES = 64 << 20
+_PART_BYTES = 64 << 20
 _BLOCK_WEIGHTS = 256
 
 
@@ -257,11 +257,11 @@ def _compare(
     readers: tuple[_Reader, _Reader],
     threads: int,
 ) -> TensorError:
-    """Compare expert by expert, in slabs of rows, so that little is in memory at a time."""
+    """Compare expert by expert, some rows at a time, so that little is in memory at a time."""
     ours, theirs = readers
     sums, worst, worst_row, worst_column = _Sums(), 0.0, 0, 0
     rows = a.rows // a.experts
-    step = max(1, min(rows, _SLAB_BYTES // (a.row_bytes + b.row_bytes)))
+    step = max(1, min(rows, _PART_BYTES // (a.row_bytes + b.row_bytes)))
     for first in range(0, a.rows, rows):
         for start in range(first, first + rows, step):
             count = min(step, first + rows - start)

@@ -12,8 +12,11 @@ from support.llama import write_llama
 
 from apex.demo import write_demo_model
 
-# A shell's background job ignores Ctrl-C, and so would the processes that tests start.
+# A shell's background job ignores Ctrl-C, one under nohup a hang-up, and so would the processes
+# that tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 SHARED = Path(__file__).parents[2] / "shared"
 

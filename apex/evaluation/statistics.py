@@ -216,7 +216,7 @@ _FRACTIONS = {
 
 
 def _percentiles(values: npt.NDArray[np.float32]) -> dict[str, float]:
-    """In float, as there; the place in the sorted values too, which matters for long texts."""
+    """In float32, as llama-perplexity computes them; the place in the sorted values too."""
     ordered = np.sort(values)
     size = len(ordered)
     half = np.float32(0.5)

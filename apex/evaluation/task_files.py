@@ -1,6 +1,6 @@
 """Files of tasks: HellaSwag, Winogrande and multiple choice, as llama-perplexity takes them.
 
-Which tasks are drawn, and in which order, is as there.
+Which tasks are drawn, and in which order, is as llama-perplexity does it.
 """
 
 from __future__ import annotations

@@ -126,7 +126,7 @@ def run_tasks(
 def _groups(
     tasks: Tasks, tokenized: Sequence[_Task], length: int, sequences: int
 ) -> Iterator[list[_Task]]:
-    """Tasks that run together, as many as there are tokens and sequences for."""
+    """Tasks that run together: as many as fit the batch's tokens and sequences."""
     group: list[_Task] = []
     used = answers = 0
     for index, task in enumerate(tokenized):
@@ -215,7 +215,8 @@ def _pairs(task: _Task, start: int) -> list[Pair]:
 def _winogrande_pairs(task: _Task, start: int) -> list[Pair]:
     """What follows the choice, without the last token; where too little does, the choice too.
 
-    In that case the second choice's first logits are those of another token, as there.
+    In that case the second choice's first logits are those of another token, as in
+    llama-perplexity.
     """
     first, second = task.tokens
     skip = all(len(part) - task.prefix > _MIN_TRAILING for part in task.tokens)

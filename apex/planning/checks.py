@@ -25,11 +25,11 @@ __all__ = [
     "note_unreached",
 ]
 
-Decisions = Sequence[_core.TensorRule]
+Decisions = Sequence[_core.TensorDecision]
 
 _CALIBRATED_ROLES = (Role.ROUTED, Role.SHARED, Role.DENSE, Role.ATTENTION, Role.SSM)
 _MLA_NAMES = ("attn_kv_b.weight", "attn_k_b.weight", "attn_v_b.weight")
-# The tiers' widths were chosen for models of so many layers.
+# The number of layers for which the tiers' widths were chosen.
 _REFERENCE_LAYERS = 40
 
 

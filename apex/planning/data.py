@@ -53,7 +53,8 @@ class PlannedTensor:
         role: what the tensor does.
         layer: its layer, or None.
         zone: its place in the recipe's gradient, or "".
-        decided_by: "tier", "file type", "override" (a rule), "mapping" (a type given by name),
+        decided_by: "tier", "file type", "override" (a rule, or --output-tensor-type
+            and --token-embedding-type), "mapping" (a type given by name),
             "llama.cpp" (kept by its rules) or "copy".
         reason: one phrase for people.
         wanted: the type that was asked for; other than ``type`` where the row length forced a

@@ -18,7 +18,7 @@ __all__ = ["decide", "planned"]
 
 def decide(
     source: Source, tensors: Sequence[Tensor], wishes: Sequence[Wish], request: Request
-) -> list[_core.TensorRule]:
+) -> list[_core.TensorDecision]:
     """Ask llama.cpp about all tensors, in the order of the output: some of its rules count them.
 
     Raises ModelFileError where llama.cpp does not know the model, UsageError.
@@ -55,7 +55,7 @@ def decide(
 def planned(
     tensor: Tensor,
     wish: Wish,
-    decision: _core.TensorRule,
+    decision: _core.TensorDecision,
     importance: ImportanceReference | None,
     file_type: str,
 ) -> PlannedTensor:

@@ -40,7 +40,7 @@ class PlanOptions(TypedDict, total=False):
         overrides: metadata values that are replaced, by key.
         strict: a fallback to another type is an error.
         keep_split: write shards like the input's.
-        split_max_size: write shards of at most so many bytes of tensors.
+        split_max_size: write shards that hold at most this many bytes of tensors.
         sizes_only: skip the checks of the importance, to see how large the output would be; such a
             plan cannot be carried out.
     """

@@ -73,7 +73,7 @@ def quantize(
 
 
 def quantize_all(
-    outputs: Mapping[Path, Plan],
+    outputs: Mapping[Path, Plan] | Mapping[str, Plan],
     settings: RunSettings | None = None,
     *,
     source: Source | None = None,
@@ -81,13 +81,15 @@ def quantize_all(
 ) -> tuple[QuantizeResult, ...]:
     """Carry out several plans of one source in one pass over it.
 
-    outputs: the plan of every file to write. Each has the bytes of a run of its own. They appear
-    under their names one after the other at the end; nothing is left of those that did not.
+    outputs: by the name of every file to write, its plan. Each has the bytes of a run of its own.
+    They appear under their names one after the other at the end; nothing is left of those that did
+    not.
     Returns the results in the same order. Raises as ``quantize`` does, and UsageError for plans of
     different sources.
     """
     started = time.perf_counter()
-    return _quantize(outputs, settings or RunSettings(), source, [], progress, started)
+    named = {Path(output): planned for output, planned in outputs.items()}
+    return _quantize(named, settings or RunSettings(), source, [], progress, started)
 
 
 def measure_errors(

@@ -17,7 +17,7 @@ REPLACEMENTS = (
     # What pybind11 accepts for an int is an int to people.
     (r"typing\.SupportsInt \| typing\.SupportsIndex", "int"),
     (r"typing\.SupportsFloat \| typing\.SupportsIndex", "float"),
-    # Before Python 3.12 numpy's arrays are no Buffer to a type checker.
+    # Before Python 3.12 numpy's arrays are not a Buffer to a type checker.
     (r"typing_extensions\.Buffer", "_Buffer"),
     (
         r"__all__: list\[str\] = .*\n",

@@ -13,17 +13,15 @@ namespace apex::bind {
 namespace {
 
 using llama::RuleOptions;
-using llama::TensorRule;
+using llama::TensorDecision;
 
 using TensorTuple = std::tuple<std::string, std::vector<int64_t>, std::string, OptionalName>;
 
-std::vector<TensorRule> decide_types(const ::apex::gguf::Header & header, const std::string & path,
-                                     const std::vector<TensorTuple> & tensors,
-                                     const std::string & file_type,
-                                     const OptionalName & output_tensor_type,
-                                     const OptionalName & token_embedding_type, bool pure,
-                                     bool quantize_output_tensor, bool copy, bool has_importance,
-                                     const KeyValues & overrides) {
+std::vector<TensorDecision> decide_types(
+    const ::apex::gguf::Header & header, const std::string & path,
+    const std::vector<TensorTuple> & tensors, const std::string & file_type,
+    const OptionalName & output_tensor_type, const OptionalName & token_embedding_type, bool pure,
+    bool quantize_output_tensor, bool copy, bool has_importance, const KeyValues & overrides) {
     const RuleOptions options =
         to_rule_options(file_type, output_tensor_type, token_embedding_type, pure,
                         quantize_output_tensor, copy, has_importance, overrides);
@@ -49,16 +47,17 @@ std::vector<int> first_match(const std::vector<std::string> & patterns,
 }  // namespace
 
 void register_quantizer(py::module_ & module) {
-    py::class_<TensorRule>(module, "TensorRule", "What llama.cpp decides about one tensor.")
-        .def_readonly("may_quantize", &TensorRule::may_quantize,
+    py::class_<TensorDecision>(module, "TensorDecision", "What llama.cpp decides about one tensor.")
+        .def_readonly("may_quantize", &TensorDecision::may_quantize,
                       "False where llama.cpp keeps the tensor's type.")
         .def_property_readonly(
-            "wanted", [](const TensorRule & rule) { return engine::facts_of(rule.wanted).name; },
+            "wanted",
+            [](const TensorDecision & rule) { return engine::facts_of(rule.wanted).name; },
             "The type before a fallback for the row length.")
         .def_property_readonly(
-            "type", [](const TensorRule & rule) { return engine::facts_of(rule.type).name; },
+            "type", [](const TensorDecision & rule) { return engine::facts_of(rule.type).name; },
             "The type that llama.cpp writes.")
-        .def_readonly("needs_importance", &TensorRule::needs_importance,
+        .def_readonly("needs_importance", &TensorDecision::needs_importance,
                       "llama.cpp refuses to write this type without an importance.");
 
     module.def("output_order", &llama::output_order, py::arg("names"),

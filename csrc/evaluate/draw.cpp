@@ -34,7 +34,7 @@ std::vector<int64_t> draw_tasks(int64_t available, int64_t wanted) {
         return indices(available);
     }
     std::mt19937 random(1);
-    // In float, as there.
+    // In float, as in llama-perplexity.
     const float scale = 1.f / (1.f + static_cast<float>(std::mt19937::max()));
     std::vector<int64_t> left = indices(available);
     std::vector<int64_t> result;

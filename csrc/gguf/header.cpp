@@ -129,7 +129,7 @@ void Header::add_tensor(const std::string & name, const std::vector<int64_t> & s
         throw std::invalid_argument("tensor '" + name + "' must have 1 to 4 dimensions");
     }
     if (shape[0] % ggml_blck_size(type) != 0) {
-        throw std::invalid_argument("the rows of tensor '" + name + "' are no multiple of " +
+        throw std::invalid_argument("the rows of tensor '" + name + "' are not a multiple of " +
                                     ggml_type_name(type) + "'s block");
     }
     if (gguf_find_tensor(context(), name.c_str()) >= 0) {

@@ -12,7 +12,7 @@
 
 namespace apex::gguf {
 
-// The file is no GGUF, or its header is malformed; the message says where.
+// The file is not a GGUF file, or its header is malformed; the message says where.
 class HeaderError : public std::runtime_error {
   public:
     using std::runtime_error::runtime_error;

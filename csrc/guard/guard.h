@@ -18,7 +18,8 @@ class UpstreamError : public std::runtime_error {
     using std::runtime_error::runtime_error;
 };
 
-// The text with every byte that is no printable ASCII replaced: upstream's messages quote the file.
+// The text with every byte that is not printable ASCII replaced: upstream's messages quote the
+// file.
 std::string printable(std::string text);
 
 // Registers the callbacks with ggml; called once, when the extension is loaded.

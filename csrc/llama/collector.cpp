@@ -10,7 +10,7 @@ namespace apex::llama {
 
 namespace {
 
-// llama-imatrix ignores products with fewer rows; they are no prompt.
+// llama-imatrix ignores products with fewer rows; they are not a prompt.
 constexpr int64_t FEWEST_ROWS = 16;
 
 // A scheduler renames copies on devices: CUDA0#blk.0.attn_k.weight#0.
@@ -120,7 +120,7 @@ void Collector::collect(const ggml_tensor * tensor) {
     const auto * data = static_cast<const char *>(input->data);
     if (input->type != GGML_TYPE_F32 || input->nb[0] != sizeof(float)) {
         throw std::runtime_error(std::string(tensor->src[0]->name) +
-                                 " has inputs that are no rows");
+                                 " has inputs that are not rows of F32");
     }
     if (!ggml_backend_buffer_is_host(input->buffer)) {
         activations_.resize(ggml_nbytes(input));

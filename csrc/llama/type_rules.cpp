@@ -171,9 +171,9 @@ std::vector<size_t> output_order(const std::vector<std::string> & names) {
     return order;
 }
 
-std::vector<TensorRule> decide_types(gguf_context * metadata, const std::string & path,
-                                     const RuleOptions & options,
-                                     const std::vector<TensorQuery> & queries) {
+std::vector<TensorDecision> decide_types(gguf_context * metadata, const std::string & path,
+                                         const RuleOptions & options,
+                                         const std::vector<TensorQuery> & queries) {
     guard::Scope scope;
     try {
         Tensors owner(queries.size());
@@ -191,7 +191,7 @@ std::vector<TensorRule> decide_types(gguf_context * metadata, const std::string 
         init_quantize_state_counters(state, facts);
         const ggml_type default_type = llama_ftype_get_default_type(params.ftype);
 
-        std::vector<TensorRule> rules;
+        std::vector<TensorDecision> rules;
         for (size_t i = 0; i < tensors.size(); ++i) {
             const std::optional<ggml_type> forced = queries[i].forced;
             state.tensor_type_patterns.clear();
@@ -199,7 +199,7 @@ std::vector<TensorRule> decide_types(gguf_context * metadata, const std::string 
                 state.tensor_type_patterns.emplace_back(std::regex(""), *forced);
             }
             const quantize_state_impl before = state;
-            TensorRule rule;
+            TensorDecision rule;
             rule.may_quantize = tensor_allows_quantization(&params, model->arch, tensors[i]);
             rule.type = llama_tensor_get_type(state, &params, tensors[i], default_type, facts[i]);
             rule.wanted = rule.type;

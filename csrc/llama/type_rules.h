@@ -48,7 +48,7 @@ struct TensorQuery {
     std::optional<ggml_type> forced;  // the type that an override asks for
 };
 
-struct TensorRule {
+struct TensorDecision {
     bool may_quantize = false;         // false: llama.cpp keeps this tensor's type
     ggml_type wanted = GGML_TYPE_F32;  // before a fallback for the row length
     ggml_type type = GGML_TYPE_F32;    // what llama.cpp writes
@@ -61,8 +61,8 @@ std::vector<size_t> output_order(const std::vector<std::string> & names);
 // Decides for all tensors, which must be given in the order of the output: some rules count
 // tensors. `metadata` is that of the model's first file and must outlive the call. Throws
 // ModelError, and std::invalid_argument if a tensor cannot be described to ggml.
-std::vector<TensorRule> decide_types(gguf_context * metadata, const std::string & path,
-                                     const RuleOptions & options,
-                                     const std::vector<TensorQuery> & tensors);
+std::vector<TensorDecision> decide_types(gguf_context * metadata, const std::string & path,
+                                         const RuleOptions & options,
+                                         const std::vector<TensorQuery> & tensors);
 
 }  // namespace apex::llama

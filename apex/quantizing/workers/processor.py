@@ -47,7 +47,7 @@ class Importances:
 
 
 class Processor:
-    """The processor, with so many threads; a ``Worker``."""
+    """The processor with its threads; a ``Worker``."""
 
     def __init__(self, threads: int, timings: Timings, importances: Importances) -> None:
         self.threads = threads
