@@ -143,8 +143,8 @@ def _quantize(
 def _write(setup: Setup, sinks: Sequence[Sink], timings: Timings, progress: OnProgress) -> None:
     with ExitStack() as stack:
         for sink in sinks:
+            stack.callback(sink.abandon)  # first, since an interrupt may come right after opening
             sink.open()
-            stack.callback(sink.abandon)
         setup.stream.run(sinks, progress)
         with timings.measure("syncing"):
             for sink in sinks:

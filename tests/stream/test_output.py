@@ -17,6 +17,7 @@ import apex
 from apex.errors import DataError, ModelFileError, OutputError, UsageError
 from apex.files import checks
 from apex.quantizing import setup
+from apex.quantizing.sinks import FileSink
 
 OPTIONS = {"file_type": "Q4_K_M"}
 
@@ -218,6 +219,21 @@ def test_a_read_only_folder(
     with pytest.raises(OutputError, match="read-only"):
         apex.quantize(dense_model, folder / "out.gguf", **OPTIONS)
     assert left_in(folder) == []
+
+
+def test_an_interrupt_right_after_opening(
+    dense_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def open_and_stop(sink: FileSink) -> None:
+        opened(sink)
+        assert left_in(tmp_path) == ["out.gguf.partial"]
+        raise KeyboardInterrupt
+
+    opened = FileSink.open
+    monkeypatch.setattr(FileSink, "open", open_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        apex.quantize(dense_model, tmp_path / "out.gguf", **OPTIONS)
+    assert left_in(tmp_path) == []
 
 
 def test_the_output_may_not_be_a_folder(dense_model: Path, tmp_path: Path) -> None:
