@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from support import compilers
 from support.language import write_language_model
 from support.llama import write_llama
 
@@ -46,3 +49,16 @@ def language_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("language") / "llama.gguf"
     write_language_model(path)
     return path
+
+
+@pytest.fixture(scope="session")
+def ptx_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Path]]:
+    """What nvcc makes of a source of csrc/cuda, by its name; all are compiled once."""
+    folder = tmp_path_factory.mktemp("ptx")
+    with ThreadPoolExecutor(2) as pool:
+        compiling = {
+            name: pool.submit(compilers.compile_for_device, source, folder / name, "--fmad=false")
+            for name, source in compilers.DEVICE_SOURCES.items()
+        }
+        yield lambda name: compiling[name].result()
+        pool.shutdown(cancel_futures=True)

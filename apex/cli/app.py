@@ -16,6 +16,7 @@ from typing import Any
 import typer
 
 from apex.cli.arguments import as_command
+from apex.cli.coercion import Command, Group
 from apex.cli.output import complain
 from apex.errors import ApexError
 
@@ -40,9 +41,13 @@ class _Command:
     function: str
     examples: tuple[str, ...]
 
-    def add_to(self, app: typer.Typer) -> None:
+    def add_to(self, app: typer.Typer, *, is_only_listed: bool = False) -> None:
+        """Register the function; where it is only listed, without its arguments."""
         function = getattr(import_module(f"apex.cli.{self.module}"), self.function)
-        app.command(name=self.name, epilog=_examples(*self.examples))(as_command(function))
+        command = (lambda: None) if is_only_listed else as_command(function)
+        app.command(
+            self.name, cls=Command, help=function.__doc__, epilog=_examples(*self.examples)
+        )(command)
 
 
 _COMMANDS = (
@@ -137,7 +142,7 @@ def _examples(*lines: str) -> str:
     return "\n".join(("Examples:", *(f"  {line}" for line in lines)))
 
 
-class _CollectByDefault(typer.core.TyperGroup):
+class _CollectByDefault(Group):
     """``apex imatrix MODEL`` is ``apex imatrix collect MODEL``."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -154,6 +159,7 @@ def _make_command(first: str) -> Any:
     """
     app = typer.Typer(
         name="apex",
+        cls=Group,
         epilog=_EXIT_STATUS,
         add_completion=False,
         pretty_exceptions_enable=False,
@@ -164,13 +170,13 @@ def _make_command(first: str) -> Any:
     is_named = first in [*(command.name for command in _COMMANDS), "imatrix"]
     for command in _COMMANDS:
         if first == command.name or not is_named:
-            command.add_to(app)
+            command.add_to(app, is_only_listed=not is_named)
     if first == "imatrix" or not is_named:
-        app.add_typer(_imatrix())
+        app.add_typer(_imatrix(is_only_listed=not is_named))
     return typer.main.get_command(app)
 
 
-def _imatrix() -> typer.Typer:
+def _imatrix(*, is_only_listed: bool) -> typer.Typer:
     group = typer.Typer(
         name="imatrix",
         cls=_CollectByDefault,
@@ -185,7 +191,7 @@ def _imatrix() -> typer.Typer:
         ),
     )
     for command in _IMATRIX:
-        command.add_to(group)
+        command.add_to(group, is_only_listed=is_only_listed)
     return group
 
 

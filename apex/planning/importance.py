@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
-
-from apex.files import ImportanceEntry, ImportanceMatrix
 from apex.sources import Tensor
+
+if TYPE_CHECKING:  # a plan without an importance matrix does without numpy
+    import numpy as np
+    import numpy.typing as npt
+
+    from apex.files import ImportanceEntry, ImportanceMatrix
 
 __all__ = ["ImportanceReference", "Mismatch", "find_importance"]
 
@@ -32,11 +35,13 @@ class ImportanceReference:
 
     def values(self, matrix: ImportanceMatrix) -> npt.NDArray[np.float32]:
         """The importance, float32 (experts, columns)."""
+        import numpy as np
+
         data = matrix.entries[self.entry]
         recorded = data.sums.shape[0]
         if recorded > 1 and self.experts == 1:
             sums = data.sums.sum(axis=0, dtype=np.float32, keepdims=True)
-            return ImportanceEntry(sums, data.counts.sum(keepdims=True)).values(1)
+            return type(data)(sums, data.counts.sum(keepdims=True)).values(1)
         if recorded == 1 and data.size == self.columns:
             return np.repeat(data.values(1), self.experts, axis=0)
         return data.values(self.experts)  # a .dat entry does not say how it divides into experts

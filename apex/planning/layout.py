@@ -6,22 +6,26 @@ import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-
-from gguf import GGML_QUANT_VERSION
+from typing import TYPE_CHECKING
 
 from apex import _core
 from apex.errors import PlanError, UsageError
-from apex.files import ImportanceMatrix
 from apex.planning.data import Plan, PlannedFile, PlannedTensor
 from apex.planning.options import MetadataValue
 from apex.planning.request import Request
 from apex.sources import Source
 
+if TYPE_CHECKING:
+    from apex.files import ImportanceMatrix
+
 __all__ = ["build_header", "lay_out"]
 
 Key = tuple[str, str, MetadataValue]
 
-# llama-quantize keeps texts of at most so many bytes.
+# GGML_QNT_VERSION of ggml.h.
+_QUANT_VERSION = 2
+
+# llama-quantize cuts texts to this many bytes.
 _MAX_TEXT = 127
 _SPLIT_KEYS = ("split.no", "split.count", "split.tensors.count")
 
@@ -126,7 +130,7 @@ def _model_keys(
     file_type: int | None, imatrix: ImportanceMatrix | None, request: Request
 ) -> list[Key]:
     """What llama-quantize sets, in its order."""
-    keys: list[Key] = [("general.quantization_version", "u32", GGML_QUANT_VERSION)]
+    keys: list[Key] = [("general.quantization_version", "u32", _QUANT_VERSION)]
     if file_type is not None:
         keys.append(("general.file_type", "u32", file_type))
     keys += [_override(key, value) for key, value in request.overrides.items()]

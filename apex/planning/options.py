@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypedDict, Union
+from typing import TYPE_CHECKING, TypedDict, Union
 
-from apex.files import ImportanceMatrix
 from apex.policy import is_tier
+
+if TYPE_CHECKING:
+    from apex.files import ImportanceMatrix
 
 __all__ = ["COPY", "MetadataValue", "PlanOptions", "files_read"]
 
@@ -68,6 +70,7 @@ def files_read(options: PlanOptions) -> tuple[Path, ...]:
     """The files that options name: a recipe, an importance matrix, rules for types."""
     tier, matrix = options.get("tier"), options.get("imatrix")
     recipe = None if tier is None or is_tier(tier) else tier
-    matrix_path = matrix.path if isinstance(matrix, ImportanceMatrix) else matrix
-    named = (recipe, matrix_path, options.get("tensor_type_file"))
+    if matrix is not None and not isinstance(matrix, (str, os.PathLike)):
+        matrix = matrix.path
+    named = (recipe, matrix, options.get("tensor_type_file"))
     return tuple(Path(path) for path in named if path is not None)

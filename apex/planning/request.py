@@ -6,10 +6,9 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from apex.errors import ImatrixError, UsageError
-from apex.files import ImportanceMatrix, load_imatrix
 from apex.planning.options import COPY, MetadataValue, PlanOptions
 from apex.planning.words import closest
 from apex.policy import (
@@ -20,6 +19,9 @@ from apex.policy import (
     parse_tensor_type_file,
 )
 from apex.types import FILE_TYPES, TYPES
+
+if TYPE_CHECKING:
+    from apex.files import ImportanceMatrix
 
 __all__ = ["Request", "read_options"]
 
@@ -150,10 +152,12 @@ def _tensor_type(name: str | None, option: str) -> str | None:
 
 def _imatrix(options: PlanOptions, recipe: Recipe | None) -> ImportanceMatrix | None:
     given = options.get("imatrix")
-    if isinstance(given, ImportanceMatrix):
-        return given
-    if given is not None:
+    if isinstance(given, (str, os.PathLike)):
+        from apex.files import load_imatrix
+
         return load_imatrix(given)
+    if given is not None:
+        return given
     if recipe and recipe.importance == "required" and not options.get("sizes_only"):
         plain = f", or use {recipe.name[2:]}" if recipe.name[:2] == "i-" else ""
         raise ImatrixError(

@@ -151,32 +151,29 @@ def test_verify(model: Path, tmp_path: Path) -> None:
     assert (result.returncode, result.stdout) == (0, "")
 
 
-ERRORS = [
-    (["quantize", "{model}", "{out}"], 2, "either a tier or a file type"),
-    (["quantize", "{model}"], 2, "Missing argument"),
-    (["quantize", "{model}", "{out}", "--tier", "quality", "--bogus"], 2, "--bogus"),
-    (["frobnicate"], 2, "frobnicate"),
-    (["quantize", "{model}", "{out}", "--type", "Q8_0", "--max-memory", "much"], 2, "is no size"),
-    (
-        ["quantize", "{model}", "{out}", "--type", "Q8_0", "--override-kv", "a=b"],
-        2,
-        "makes no sense",
-    ),
-    (["quantize", "/no/such", "{out}", "--tier", "quality"], 3, "No such file"),
-    (["quantize", "{model}", "{out}", "--tier", "micro"], 4, "needs an importance matrix"),
-    (["quantize", "{model}", "{out}", "--tier", "quality", "--strict"], 5, "fall back"),
-    (["quantize", "{model}", "{model}", "--type", "Q8_0"], 6, "the input itself"),
-    (["plan", "{model}", "--all-tiers", "--tier", "quality"], 2, "goes without --tier"),
-    (["verify", "{model}", "/no/such"], 3, "No such file"),
-    (["tiers", "golden"], 2, "no tier 'golden'"),
-]
+_TO_Q8_0 = ("quantize", "{model}", "{out}", "--type", "Q8_0")
+_TO_TIER = ("quantize", "{model}", "{out}", "--tier")
+ERRORS = {
+    "neither tier nor type": (("quantize", "{model}", "{out}"), 2, "A tier or a file type"),
+    "no output": (("quantize", "{model}"), 2, "name of the output is missing"),
+    "unknown option": ((*_TO_TIER, "quality", "--bogus"), 2, "--bogus"),
+    "unknown command": (("frobnicate",), 2, "frobnicate"),
+    "memory that is not a size": ((*_TO_Q8_0, "--max-memory", "much"), 2, "is not a size"),
+    "override without a type": ((*_TO_Q8_0, "--override-kv", "a=b"), 2, "KEY=TYPE:VALUE"),
+    "no model": (("quantize", "/no/such", "{out}", "--tier", "quality"), 3, "No such file"),
+    "no importance matrix": ((*_TO_TIER, "micro"), 4, "needs an importance matrix"),
+    "fallback where none may be": ((*_TO_TIER, "quality", "--strict"), 5, "fall back"),
+    "output over input": (("quantize", "{model}", "{model}", "--type", "Q8_0"), 6, "input itself"),
+    "all tiers and one": (("plan", "{model}", "--all-tiers", "--tier", "mini"), 2, "--all-tiers"),
+    "nothing to verify with": (("verify", "{model}", "/no/such"), 3, "No such file"),
+    "unknown tier": (("tiers", "golden"), 2, "no tier 'golden'"),
+}
 
 
-@pytest.mark.parametrize("index", range(len(ERRORS)))
+@pytest.mark.parametrize(("arguments", "status", "message"), ERRORS.values(), ids=ERRORS)
 def test_an_error_is_a_sentence_a_hint_and_a_status(
-    model: Path, tmp_path: Path, index: int
+    model: Path, tmp_path: Path, arguments: tuple[str, ...], status: int, message: str
 ) -> None:
-    arguments, status, message = ERRORS[index]
     names = {"model": model, "out": tmp_path / "out.gguf"}
     result = run(*(argument.format(**names) for argument in arguments))
     assert result.returncode == status

@@ -329,6 +329,7 @@ def test_a_model_that_may_not_be_read_ends_with_3(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert main(["inspect", str(dense_model)]) == 0  # imports what nobody else may
     model = shutil.copy(dense_model, folder / "m.gguf")
     model.chmod(0)
     is_root = os.geteuid() == 0
@@ -339,7 +340,7 @@ def test_a_model_that_may_not_be_read_ends_with_3(
     finally:
         if is_root:
             os.seteuid(0)
-    assert status == 3
+    assert status == 3, capfd.readouterr().err
     assert "cannot be read: Permission denied" in capfd.readouterr().err
 
 

@@ -55,6 +55,28 @@ def test_tier_of_a_trained_model(
     assert sum(use.bytes for use in result.devices) > 0.9 * result.plan.model.bytes
 
 
+def test_several_targets_in_one_pass(
+    device: int, demo_model: Path, demo_matrix: Path, tmp_path: Path
+) -> None:
+    source = apex.open_model(demo_model)
+    wishes: list[dict[str, Any]] = [
+        {"tier": "quality"},
+        {"tier": "mini", "imatrix": demo_matrix},
+        {"file_type": "Q4_K_M", "imatrix": demo_matrix},
+        {"file_type": "COPY"},
+    ]
+    plans = [apex.plan(source, **wish) for wish in wishes]
+    joint = apex.quantize_all(
+        {tmp_path / f"{index}.gguf": plan for index, plan in enumerate(plans)},
+        apex.RunSettings(backend="cuda"),
+        source=source,
+    )
+    assert joint[0].devices[0].bytes > 0
+    for plan, result in zip(plans, joint, strict=True):
+        apex.quantize(plan, tmp_path / "alone.gguf", backend="cpu", overwrite=True)
+        assert result.paths[0].read_bytes() == (tmp_path / "alone.gguf").read_bytes()
+
+
 @pytest.mark.parametrize("file_type", ["Q4_0", "Q5_1", "Q8_0", "MXFP4_MOE", "F16", "BF16"])
 def test_file_types(device: int, demo_model: Path, tmp_path: Path, file_type: str) -> None:
     same_file(demo_model, tmp_path, file_type=file_type)

@@ -5,17 +5,18 @@ Needs nvcc: on the PATH, or named by the environment variable CUDACXX.
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support import compilers
+from support.compilers import DEVICE_SOURCES, NVCC, compile_for_device
 
-ROOT = Path(__file__).parents[2]
-NVCC = os.environ.get("CUDACXX") or shutil.which("nvcc")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.xdist_group("nvcc"),
+    pytest.mark.skipif(NVCC is None, reason="there is no nvcc"),
+]
 
 # What the device would compute otherwise than IEEE 754 says, in PTX.
 INEXACT = re.compile(r"\b(fma\.|mad\.\w*\.?f(32|64)|\w+\.approx|\w+[\w.]*\.ftz)")
@@ -23,42 +24,19 @@ INEXACT = re.compile(r"\b(fma\.|mad\.\w*\.?f(32|64)|\w+\.approx|\w+[\w.]*\.ftz)"
 UNROUNDED = re.compile(r"\b(add|sub|mul|div|sqrt)\.f32")
 
 
-def inexact_lines(text: str) -> str:
-    return "\n".join(line for line in text.splitlines() if INEXACT.search(line))
+def inexact_lines(path: Path) -> str:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return "\n".join(line for line in lines if INEXACT.search(line))
 
 
-def compile_for_device(source: Path, folder: Path, *options: str) -> str:
-    """Compile for one architecture; the PTX."""
-    assert NVCC is not None
-    command = [NVCC, "-std=c++17", "-O3", "-arch=sm_90", "-Werror=all-warnings", *options]
-    command += [f"-I{ROOT / 'csrc'}", f"-isystem={ROOT / 'vendor/llama.cpp/ggml/include'}"]
-    command += [f"-isystem={ROOT / 'vendor/llama.cpp/ggml/src'}", "--keep", f"--keep-dir={folder}"]
-    include = Path(NVCC).resolve().parents[1] / "include"
-    result = subprocess.run(
-        [*command, f"-isystem={include}", "-c", str(source), "-o", str(folder / "out.o")],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=compilers.environment(),
-    )
-    assert result.returncode == 0, result.stderr
-    return (folder / f"{source.stem}.ptx").read_text(encoding="utf-8")
+@pytest.mark.parametrize("name", DEVICE_SOURCES)
+def test_no_fused_or_approximate_arithmetic(ptx_of: Callable[[str], Path], name: str) -> None:
+    assert inexact_lines(ptx_of(name)) == ""
+    assert UNROUNDED.search(ptx_of(name).read_text(encoding="utf-8")) is None
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(NVCC is None, reason="there is no nvcc")
-@pytest.mark.parametrize("source", sorted((ROOT / "csrc/cuda").glob("*.cu")), ids=lambda p: p.stem)
-def test_no_fused_or_approximate_arithmetic(source: Path, tmp_path: Path) -> None:
-    text = compile_for_device(source, tmp_path, "--fmad=false")
-    assert inexact_lines(text) == ""
-    assert UNROUNDED.search(text) is None
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(NVCC is None, reason="there is no nvcc")
 def test_the_check_sees_what_it_looks_for(tmp_path: Path) -> None:
-    source = ROOT / "csrc/cuda/q6.cu"
-    assert "fma.rn.f32" in inexact_lines(compile_for_device(source, tmp_path))
-    fast = tmp_path / "fast"
-    fast.mkdir()
-    assert ".ftz" in inexact_lines(compile_for_device(source, fast, "--use_fast_math"))
+    source = DEVICE_SOURCES["q6"]
+    assert "fma.rn.f32" in inexact_lines(compile_for_device(source, tmp_path / "fused"))
+    fast = compile_for_device(source, tmp_path / "fast", "--use_fast_math")
+    assert ".ftz" in inexact_lines(fast)

@@ -76,7 +76,8 @@ def assert_printed(ours: str, theirs: str) -> None:
 
 
 @pytest.fixture(
-    scope="module", params=["llama", "demo", pytest.param("trained", marks=pytest.mark.slow)]
+    scope="module",
+    params=["llama", *(pytest.param(name, marks=pytest.mark.slow) for name in ("demo", "trained"))],
 )
 def name(request: pytest.FixtureRequest, folder: Path) -> str:
     """A model of the goldens."""
@@ -173,6 +174,7 @@ def test_base_file_is_that_of_llama_perplexity(
     assert again.models[0].divergence == evaluated.models[0].divergence
 
 
+@pytest.mark.slow
 def test_perplexity_and_tasks_are_what_llama_perplexity_prints(folder: Path, name: str) -> None:
     evaluator = Evaluator(
         [folder / f"{name}.gguf"],

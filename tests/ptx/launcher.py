@@ -1,7 +1,7 @@
 """The kernels for GPUs as nvcc compiles them, run by the interpreter beside this file.
 
-`build` makes a library of the interpreter, the launcher and the lists of csrc/cuda,
-`compile_kernels` the PTX, and `Kernels` launches what is in the one by means of the other.
+`build` makes a library of the interpreter, the launcher and the lists of csrc/cuda, and `Kernels`
+launches what is in PTX by means of it.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from support.kernels import FACTS
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-NVCC = os.environ.get("CUDACXX") or shutil.which("nvcc")
+NVCC = compilers.NVCC
 GXX = shutil.which("g++")
 NM = shutil.which("nm")
 
 # Where the kernels are; what includes the runtime is the host's part.
 KERNEL_SOURCES = [
     path
-    for path in sorted((ROOT / "csrc/cuda").glob("*.cu"))
+    for path in compilers.DEVICE_SOURCES.values()
     if '"cuda/runtime.h"' not in path.read_text(encoding="utf-8")
 ]
 SOURCE_TYPES = ["F32", "F16", "BF16"]  # in the order of the enum in csrc/cuda/arguments.h
@@ -54,23 +54,6 @@ def _run(*command: str | Path) -> str:
 def _side_by_side(compile_one: Callable[[Path], Path], sources: Iterable[Path]) -> list[Path]:
     with ThreadPoolExecutor(2) as threads:
         return list(threads.map(compile_one, sources))
-
-
-def compile_kernels(
-    folder: Path, sources: Iterable[Path] = KERNEL_SOURCES, changed: Path | None = None
-) -> list[Path]:
-    """The PTX of each source. Headers are looked for in `changed` first."""
-
-    def compile_one(source: Path) -> Path:
-        assert NVCC is not None
-        target = folder / f"{source.stem}.ptx"
-        command = [NVCC, "-ptx", "-arch=compute_90", "--fmad=false", "-std=c++17", "-O3"]
-        command += [] if changed is None else [f"-I{changed}"]
-        command += [*_INCLUDES, "-isystem", str(Path(NVCC).resolve().parents[1] / "include")]
-        _run(*command, source, "-o", target)
-        return target
-
-    return _side_by_side(compile_one, sources)
 
 
 def build(folder: Path) -> Path:

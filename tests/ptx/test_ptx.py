@@ -8,18 +8,20 @@ not tested here. Needs nvcc: on the PATH, or named by the environment variable C
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from ptx import launcher
 from ptx.launcher import Kernels, Result
-from support import kernels
+from support import compilers, kernels
 
 from apex import _core
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.xdist_group("nvcc"),
     pytest.mark.skipif(launcher.NVCC is None, reason="there is no nvcc"),
     pytest.mark.skipif(launcher.GXX is None or launcher.NM is None, reason="there is no g++"),
 ]
@@ -39,10 +41,9 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def texts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def texts(ptx_of: Callable[[str], Path]) -> dict[str, Path]:
     """PTX by the names of the sources."""
-    paths = launcher.compile_kernels(tmp_path_factory.mktemp("ptx"))
-    return {path.stem: path for path in paths}
+    return {source.stem: ptx_of(source.stem) for source in launcher.KERNEL_SOURCES}
 
 
 @pytest.fixture(scope="session")
@@ -215,8 +216,9 @@ def variant(
     changed = folder / "changed" / header
     changed.parent.mkdir(parents=True)
     changed.write_text(original.replace(text, instead), encoding="utf-8")
-    path = launcher.ROOT / f"csrc/cuda/{source}.cu"
-    return Kernels(library, launcher.compile_kernels(folder, [path], folder / "changed"))
+    options = ("--fmad=false", f"-I{folder / 'changed'}")  # looked into first
+    path = compilers.compile_for_device(compilers.DEVICE_SOURCES[source], folder / "ptx", *options)
+    return Kernels(library, [path])
 
 
 def test_the_nan_of_a_gpu_would_be_seen(library: Path, tmp_path: Path) -> None:
