@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +113,38 @@ def bench_divergence(benchmark, model: Path, tmp_path: Path) -> None:
     assert by_file().models[0].divergence == both_open().models[0].divergence
     side_by_side(benchmark, {"two passes and a base file": by_file, "both models open": both_open})
     benchmark.extra_info["base_bytes"] = base_bytes[0]
+
+
+@pytest.mark.parametrize("others", ["idle", "busy"])
+@pytest.mark.parametrize("what", ["pp512", "tg128"])
+def bench_threads(benchmark, model: Path, what: str, others: str) -> None:
+    """One thread, all of them, and apex's choice (0), with a busy process on each processor."""
+    _, loaded = load_model(model)
+    everyone = _core.available_threads()
+    sides = {
+        str(threads): _core.Context(loaded, context_length=512, batch_size=512, threads=threads)
+        for threads in dict.fromkeys((1, everyone, 0))
+    }
+    tokens = np.random.default_rng(1).integers(0, loaded.vocabulary_size, 512, np.int32)
+    count, step = (512, 512) if what == "pp512" else (128, 1)
+
+    def run(context: _core.Context) -> None:
+        context.clear()
+        for begin in range(0, count, step):
+            positions = np.arange(begin, begin + step, dtype=np.int32)
+            sequences, outputs = np.zeros_like(positions), positions == begin + step - 1
+            context.decode(tokens[positions], positions, sequences, outputs)
+
+    busy = [
+        subprocess.Popen([sys.executable, "-c", "while True: pass"])
+        for _ in range(everyone if others == "busy" else 0)
+    ]
+    try:
+        side_by_side(benchmark, {f"{n} threads": partial(run, c) for n, c in sides.items()})
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
 
 
 def bench_accumulation(benchmark) -> None:
