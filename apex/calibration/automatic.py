@@ -73,7 +73,7 @@ def matrix_beside(model: ModelFile, options: CollectOptions | None = None) -> Be
     if not digest:
         remark = "does not say what it was made of, but fits this model"
     elif digest == earlier_digest(model):
-        remark = "was made by an earlier apex of this model, if its weights are the same still"
+        remark = "was made by an earlier apex of this model, if its weights have not changed since"
     else:
         remark = "was made of another file, but fits this model"
     if options is not None:
@@ -101,11 +101,11 @@ def _of_this_model(
 
 
 def _differences(matrix: ImportanceMatrix, options: CollectOptions) -> str:
-    """Which options decide what is in a matrix and differ, as in "chunks 4, not 8"."""
+    """Which options decide what is in a matrix and differ, as in "chunks 4 instead of 8"."""
     try:
         made: dict[str, Any] = json.loads(matrix.notes[NOTES["extent"]])
         return ", ".join(
-            f"{name.replace('_', ' ')} {_shown(made[name])}, not {_shown(wanted)}"
+            f"{name.replace('_', ' ')} {_shown(made[name])} instead of {_shown(wanted)}"
             for name, wanted in options.extent.items()
             if made[name] != wanted
         )
@@ -115,7 +115,7 @@ def _differences(matrix: ImportanceMatrix, options: CollectOptions) -> str:
 
 def _shown(value: Any) -> str:
     if value is None:
-        return "unlimited"
+        return "without a limit"
     return ("off", "on")[value] if isinstance(value, bool) else str(value)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import typer
 
-from apex.cli.arguments import as_command
+from apex.cli.arguments import as_command, help_text
 from apex.cli.coercion import Command, Group
 from apex.cli.output import complain
 from apex.errors import ApexError
@@ -46,7 +46,10 @@ class _Command:
         function = getattr(import_module(f"apex.cli.{self.module}"), self.function)
         command = (lambda: None) if is_only_listed else as_command(function)
         app.command(
-            self.name, cls=Command, help=function.__doc__, epilog=_examples(*self.examples)
+            self.name,
+            cls=Command,
+            help=help_text(function.__doc__ or ""),
+            epilog=_examples(*self.examples),
         )(command)
 
 
@@ -57,7 +60,8 @@ _COMMANDS = (
         "quantize",
         (
             "apex quantize model.gguf out.gguf --tier i-quality --imatrix imatrix.gguf",
-            "apex quantize model.gguf out.gguf --tier balanced --tensor-type attn_v=q8_0 --dry-run",
+            "apex quantize model.gguf -o folder --tier i-quality --tier mini --imatrix auto",
+            "apex quantize model.gguf out.gguf --tier balanced --tensor-type attn_v=q8_0",
             "apex quantize model.gguf out.gguf --type Q4_K_M --split-max-size 40G",
         ),
     ),
@@ -103,7 +107,7 @@ _COMMANDS = (
             "apex eval q4.gguf q6.gguf -r f16.gguf -f wiki.test.raw -o results.json",
             "apex eval q4.gguf --hellaswag hellaswag_val_full.txt --tasks 400",
             "apex eval q4.gguf --speed --cache-type-k q8_0 --cache-type-v q8_0",
-            "apex eval -r f16.gguf -f wiki.test.raw --write-base f16.kld, then --base f16.kld",
+            "apex eval -r f16.gguf -f wiki.test.raw --write-base f16.kld",
         ),
     ),
     _Command(
@@ -187,7 +191,6 @@ def _imatrix(*, is_only_listed: bool) -> typer.Typer:
             "--until-coverage 0.99",
             "apex imatrix merge a.gguf b.dat -o both.gguf",
             "apex imatrix show imatrix.gguf",
-            "apex imatrix collect --help lists the options of the first form",
         ),
     )
     for command in _IMATRIX:
@@ -214,7 +217,8 @@ def _root(
         is_eager=True,
     ),
 ) -> None:
-    """Quantize Mixture-of-Experts GGUF models: a precision for every tensor, llama.cpp's bytes."""
+    """Quantize Mixture-of-Experts GGUF models: each tensor gets its own precision, in the bytes
+    that llama.cpp would write."""
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

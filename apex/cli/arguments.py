@@ -27,6 +27,7 @@ __all__ = [
     "ThreadsArgument",
     "TypesArguments",
     "as_command",
+    "help_text",
 ]
 
 TIER, TYPES, FILES = "What to make", "Single tensors, as in llama-quantize", "Where and how"
@@ -45,7 +46,7 @@ def as_command(function: Callable[[Given], None]) -> Callable[..., None]:
     def command(**given: Any) -> None:
         function(kind(**given))
 
-    command.__name__, command.__doc__ = function.__name__, function.__doc__
+    command.__name__, command.__doc__ = function.__name__, help_text(function.__doc__ or "")
     command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [
             inspect.Parameter(
@@ -60,6 +61,12 @@ def as_command(function: Callable[[Given], None]) -> Callable[..., None]:
     return command
 
 
+def help_text(text: str) -> str:
+    """The text with every paragraph on one line: the help sets lines by its own width."""
+    paragraphs = inspect.cleandoc(text).split("\n\n")
+    return "\n\n".join(" ".join(paragraph.split("\n")) for paragraph in paragraphs)
+
+
 @dataclass(frozen=True, kw_only=True)
 class QuietArgument:
     """``--quiet``."""
@@ -71,7 +78,7 @@ class QuietArgument:
 class JsonArgument:
     """``--json``."""
 
-    json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False
+    json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,17 +125,26 @@ class TypesArguments:
         Path | None,
         typer.Option(
             metavar="FILE|auto",
-            help="Importance matrix, GGUF or .dat. With auto, quantize makes one beside the model.",
+            help="Importance matrix, GGUF or .dat. auto: the one beside the model, which quantize "
+            "makes where there is none.",
             rich_help_panel=TIER,
         ),
     ] = None
     edge_layers: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Layers of the edge at each end.", rich_help_panel=TIER),
+        typer.Option(
+            metavar="N",
+            help="Width of the edge at each end, in layers; 5 in the tiers.",
+            rich_help_panel=TIER,
+        ),
     ] = None
     near_layers: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Layers near the edge, each side.", rich_help_panel=TIER),
+        typer.Option(
+            metavar="N",
+            help="Width of the near zone on each side, in layers; 5 in the tiers.",
+            rich_help_panel=TIER,
+        ),
     ] = None
     strict: Annotated[
         bool,
@@ -146,7 +162,9 @@ class TypesArguments:
     ] = None
     tensor_type_file: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="A file of such rules.", rich_help_panel=TYPES),
+        typer.Option(
+            metavar="FILE", help="A file of rules REGEX=TYPE, one a line.", rich_help_panel=TYPES
+        ),
     ] = None
     output_tensor_type: Annotated[
         str | None,
@@ -159,7 +177,7 @@ class TypesArguments:
     pure: Annotated[
         bool,
         typer.Option(
-            "--pure", help="The file type's own type for every tensor.", rich_help_panel=TYPES
+            "--pure", help="Use the file type's own type for every tensor.", rich_help_panel=TYPES
         ),
     ] = False
     leave_output_tensor: Annotated[
@@ -223,8 +241,8 @@ class TypesArguments:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlanArguments(TypesArguments, ModelArgument):
-    """A model and what is made of it: everything that a plan depends on."""
+class TierArgument:
+    """``--tier`` and ``--type``: one of them."""
 
     tier: Annotated[
         str | None,
@@ -245,6 +263,11 @@ class PlanArguments(TypesArguments, ModelArgument):
             rich_help_panel=TIER,
         ),
     ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanArguments(TypesArguments, TierArgument, ModelArgument):
+    """A model and what is made of it: everything that a plan depends on."""
 
     def plan_options(self) -> PlanOptions:
         """These, as ``apex.plan`` takes them. Raises UsageError."""

@@ -49,7 +49,7 @@ class EvaluateArguments(QuietArgument, JsonArgument, OverwriteArgument, RunArgum
             "--file",
             "-f",
             metavar="FILE",
-            help="A text: perplexity, and with a reference KL divergence.",
+            help="A text to measure perplexity on, and KL divergence where there is a reference.",
             rich_help_panel=_TEXT,
         ),
     ] = None
@@ -68,30 +68,40 @@ class EvaluateArguments(QuietArgument, JsonArgument, OverwriteArgument, RunArgum
     write_base: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="Write such a base file of the reference.", rich_help_panel=_TEXT
+            metavar="FILE",
+            help="Write the reference's log-probabilities as a base file of llama-perplexity.",
+            rich_help_panel=_TEXT,
         ),
     ] = None
     mtp: Annotated[
         bool,
         typer.Option(
             "--mtp",
-            help="Also run the multi-token-prediction head: how often it agrees with the trunk.",
+            help="Also measure how often the multi-token-prediction head agrees with the trunk.",
             rich_help_panel=_TEXT,
         ),
     ] = False
     hellaswag: Annotated[
         list[Path] | None,
-        typer.Option(metavar="FILE", help="HellaSwag tasks.", rich_help_panel=_TASKS),
+        typer.Option(
+            metavar="FILE",
+            help="A file of HellaSwag tasks, as for llama-perplexity.",
+            rich_help_panel=_TASKS,
+        ),
     ] = None
     winogrande: Annotated[
         list[Path] | None,
-        typer.Option(metavar="FILE", help="Winogrande tasks.", rich_help_panel=_TASKS),
+        typer.Option(
+            metavar="FILE",
+            help="A file of Winogrande tasks, as for llama-perplexity.",
+            rich_help_panel=_TASKS,
+        ),
     ] = None
     multiple_choice: Annotated[
         list[Path] | None,
         typer.Option(
             metavar="FILE",
-            help="Multiple choice: MMLU, ARC, TruthfulQA, … All as for llama-perplexity.",
+            help="A file of multiple-choice tasks (MMLU, ARC, …), as for llama-perplexity.",
             rich_help_panel=_TASKS,
         ),
     ] = None
@@ -108,7 +118,7 @@ class EvaluateArguments(QuietArgument, JsonArgument, OverwriteArgument, RunArgum
         bool,
         typer.Option(
             "--speed",
-            help="Prompt processing and generation, as llama-bench.",
+            help="Measure prompt processing and generation, as llama-bench does.",
             rich_help_panel=_SPEED,
         ),
     ] = False
@@ -166,7 +176,7 @@ class EvaluateArguments(QuietArgument, JsonArgument, OverwriteArgument, RunArgum
 def evaluate(given: EvaluateArguments) -> None:
     """Measure models: perplexity, KL divergence, tasks, speed.
 
-    Models are compared with a reference chunk by chunk, both open: no logits file is needed.
+    The reference and the models are open together, so no file of logits is needed.
     """
     from apex.evaluation import EvalOptions, Evaluator, SpeedOptions
 

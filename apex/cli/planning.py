@@ -30,7 +30,10 @@ class ShowPlanArguments(JsonArgument, OverwriteArgument, PlanArguments):
     """What ``apex plan`` is given."""
 
     all_tiers: Annotated[
-        bool, typer.Option("--all-tiers", help="Compare the sizes of all tiers, as without a tier.")
+        bool,
+        typer.Option(
+            "--all-tiers", help="Compare the sizes of all tiers, the default without a tier."
+        ),
     ] = False
     tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False
     export: Annotated[
@@ -100,7 +103,8 @@ def _plan_or_sizes(given: ShowPlanArguments, chosen: PlanOptions, printer: Print
 def print_plan(plan: Plan, printer: Printer) -> None:
     """The plan's tables on stdout and its notes on stderr."""
     what = plan.tier if plan.tier else plan.file_type
-    print_roles(plan, f"{plan.model.path.name} as {what}, base {plan.file_type}", printer)
+    base = f", base {plan.file_type}" if plan.tier else ""
+    print_roles(plan, f"{plan.model.path.name} as {what}{base}", printer)
     _print_fallbacks(plan, printer)
     for text in plan.notes:
         printer.note(text)

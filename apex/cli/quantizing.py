@@ -3,21 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
-from apex.cli.arguments import (
-    FILES,
-    TIER,
-    JsonArgument,
-    OverwriteArgument,
-    QuietArgument,
-    ThreadsArgument,
-    TypesArguments,
-)
 from apex.cli.calibrating import (
     planned_matrix,
     print_calibration,
@@ -27,12 +15,12 @@ from apex.cli.calibrating import (
 from apex.cli.output import Printer
 from apex.cli.planning import print_plan
 from apex.cli.progress import showing_progress
+from apex.cli.quantize_arguments import QuantizeArguments
 from apex.cli.stopping import ending
 from apex.cli.targets import Wanted, leave_out_done, plan_all, wanted_of
-from apex.cli.values import is_automatic, parse_devices, parse_layers, parse_size
+from apex.cli.values import is_automatic, parse_devices, parse_size
 from apex.cli.verifying import compare, print_report, require_sound
 from apex.cli.written import print_result, print_several, result_to_dict
-from apex.errors import UsageError
 
 if TYPE_CHECKING:
     from apex import ModelFile, Plan, QuantizeResult, VerifyReport
@@ -40,154 +28,6 @@ if TYPE_CHECKING:
     from apex.files import ImportanceMatrix
 
 __all__ = ["quantize"]
-
-_AUTO = "Making an importance matrix, with --imatrix auto"
-
-
-@dataclass(frozen=True, kw_only=True)
-class QuantizeArguments(
-    QuietArgument, JsonArgument, OverwriteArgument, ThreadsArgument, TypesArguments
-):
-    """What ``apex quantize`` is given."""
-
-    model: Annotated[
-        Path | None, typer.Argument(metavar="MODEL", help="A GGUF file; of shards, the first.")
-    ] = None
-    out: Annotated[Path | None, typer.Argument(metavar="OUT", help="The file to write.")] = None
-    folder: Annotated[
-        Path | None,
-        typer.Option(
-            "-o",
-            metavar="FOLDER",
-            help="Where to write one file for each tier and type, instead of OUT.",
-            rich_help_panel=FILES,
-        ),
-    ] = None
-    tier: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--tier",
-            "--profile",
-            metavar="NAME|FILE",
-            help="A tier, such as i-quality (apex tiers lists them), or a recipe of your own. "
-            "Repeatable with -o; all for every tier.",
-            rich_help_panel=TIER,
-        ),
-    ] = None
-    file_type: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--type",
-            metavar="TYPE",
-            help="A llama.cpp file type instead of a tier, such as Q4_K_M, or COPY. Repeatable "
-            "with -o.",
-            rich_help_panel=TIER,
-        ),
-    ] = None
-    plan: Annotated[
-        Path | None,
-        typer.Option(
-            "--plan",
-            metavar="FILE",
-            help="Carry out a plan that apex plan --json wrote, instead of making one.",
-            rich_help_panel=TIER,
-        ),
-    ] = None
-    max_memory: Annotated[
-        str,
-        typer.Option(
-            metavar="SIZE",
-            help="Bound on the memory in use, such as 2G or 500M (powers of 1024).",
-            rich_help_panel=FILES,
-        ),
-    ] = "2G"
-    backend: Annotated[
-        str,
-        typer.Option(
-            metavar="auto|cpu|cuda",
-            help="auto takes the GPUs that are there. The bytes are the same.",
-            rich_help_panel=FILES,
-        ),
-    ] = "auto"
-    device: Annotated[
-        str | None,
-        typer.Option(
-            metavar="N,…",
-            help="Numbers of the GPUs to use, as in 0,1; all by default.",
-            rich_help_panel=FILES,
-        ),
-    ] = None
-    dry_run: Annotated[
-        bool,
-        typer.Option(
-            "--dry-run",
-            help="Check everything, show the plan, write nothing.",
-            rich_help_panel=FILES,
-        ),
-    ] = False
-    verify: Annotated[
-        bool,
-        typer.Option(
-            "--verify",
-            help="Compare what was written with the model, as apex verify does.",
-            rich_help_panel=FILES,
-        ),
-    ] = False
-    chunks: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="Run at most N chunks of the built-in texts.",
-            rich_help_panel=_AUTO,
-        ),
-    ] = None
-    ctx_size: Annotated[
-        int | None,
-        typer.Option(
-            "--ctx-size",
-            "-c",
-            min=4,
-            metavar="N",
-            help="Tokens of a chunk; 512 by default.",
-            rich_help_panel=_AUTO,
-        ),
-    ] = None
-    gpu_layers: Annotated[
-        str | None,
-        typer.Option(
-            "--gpu-layers",
-            "-ngl",
-            metavar="N|all",
-            help="Layers that run on GPUs, counted from the output; none by default.",
-            rich_help_panel=_AUTO,
-        ),
-    ] = None
-
-    def is_choosing(self) -> bool:
-        """Whether anything was given that a plan decides."""
-        decided = ("tier", "file_type", *(item.name for item in fields(TypesArguments)))
-        defaults = {item.name: item.default for item in fields(self)}
-        return any(getattr(self, name) != defaults[name] for name in decided)
-
-    def collect_options(self) -> CollectOptions | None:
-        """How an importance matrix is made; None for the defaults. Raises UsageError."""
-        given = (self.chunks, self.ctx_size, self.gpu_layers)
-        if all(value is None for value in given):
-            return None
-        if not is_automatic(self.imatrix):
-            raise UsageError(
-                "--chunks, --ctx-size and --gpu-layers are for making an importance matrix.",
-                "add --imatrix auto",
-            )
-        from apex.calibration import CollectOptions
-        from apex.inference import RunOptions
-
-        run = RunOptions(
-            context_length=self.ctx_size or RunOptions.context_length,
-            gpu_layers=parse_layers(self.gpu_layers or "0"),
-        )
-        return CollectOptions(run=run, chunks=self.chunks)
 
 
 def quantize(given: QuantizeArguments) -> None:
@@ -250,10 +90,18 @@ def _outputs(
             printer.say(f"{path} is there and up to date")
     check_plan_outputs(list(outputs.values()), list(outputs), overwrite=given.overwrite)
     if not given.dry_run:
-        for path, plan in outputs.items():
-            for text in plan.notes:
-                printer.note(text if wanted.folder is None else f"{path.name}: {text}")
+        _print_notes(outputs, printer)
     return outputs
+
+
+def _print_notes(outputs: dict[Path, Plan], printer: Printer) -> None:
+    """The plans' notes; one that several outputs share is printed once."""
+    names: dict[str, list[str]] = {}
+    for path, plan in outputs.items():
+        for text in plan.notes:
+            names.setdefault(text, []).append(path.name)
+    for text, files in names.items():
+        printer.note(text if len(files) == len(outputs) else f"{', '.join(files)}: {text}")
 
 
 def _show(outputs: dict[Path, Plan], source: ModelFile, printer: Printer) -> None:

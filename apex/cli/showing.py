@@ -159,6 +159,7 @@ def print_unreached(coverage: Coverage, printer: Printer) -> None:
     for layer, experts in layers[:_SHOWN_LAYERS]:
         which = ", ".join(map(str, experts[:_SHOWN_LAYERS]))
         more = f" and {len(experts) - _SHOWN_LAYERS} more" if len(experts) > _SHOWN_LAYERS else ""
-        printer.note(f"layer {layer}: no token reached experts {which}{more}")
+        noun = "expert" if len(experts) == 1 else "experts"
+        printer.note(f"layer {layer}: no token reached {noun} {which}{more}")
     if len(layers) > _SHOWN_LAYERS:
         printer.note(f"{len(layers) - _SHOWN_LAYERS} more layers have such experts")

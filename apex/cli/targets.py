@@ -11,7 +11,7 @@ from apex.errors import UsageError
 
 if TYPE_CHECKING:
     from apex import Plan, Source
-    from apex.cli.quantizing import QuantizeArguments
+    from apex.cli.quantize_arguments import QuantizeArguments
     from apex.files import ImportanceMatrix
     from apex.planning import PlanOptions
 

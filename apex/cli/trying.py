@@ -32,7 +32,8 @@ class DemoArguments:
     folder: Annotated[
         Path,
         typer.Argument(
-            metavar="FOLDER", help="Where the two files go, 90 MB; made anew each time."
+            metavar="FOLDER",
+            help="Where the two files go, 90 MB together; they are made anew each time.",
         ),
     ] = Path("apex-demo")
     tier: Annotated[

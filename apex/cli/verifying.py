@@ -41,8 +41,8 @@ class VerifyArguments(QuietArgument, JsonArgument, ThreadsArgument):
 def verify(given: VerifyArguments) -> None:
     """Compare a quantized model with its source, tensor by tensor.
 
-    Errors are relative: 0 is equal, 1 is as far off as if all weights were zero. The status is 7
-    if a weight is NaN or infinite.
+    Errors are relative: 0 is equal, 1 is as far off as if all weights were zero. The exit status
+    is 7 if a weight is NaN or infinite.
     """
     import apex
 
