@@ -38,7 +38,7 @@ def quantize(given: QuantizeArguments) -> None:
     """
     import apex
     from apex.gpu import choose_gpus
-    from apex.quantizing import RunSettings
+    from apex.quantizing import RunSettings, check_plan_outputs
 
     printer = Printer(quiet=given.quiet, json=given.json)
     settings = RunSettings(
@@ -48,16 +48,17 @@ def quantize(given: QuantizeArguments) -> None:
         given.backend,
         parse_devices(given.device),
     )
-    choose_gpus(settings.backend, settings.devices)  # before an importance matrix is made
     wanted = wanted_of(given)
     collect_options = given.collect_options()
     source = apex.open_model(wanted.model)
     imatrix: Path | ImportanceMatrix | None = given.imatrix
     made: Path | None = None
     if is_automatic(given.imatrix):
+        choose_gpus(settings.backend, settings.devices)  # before an importance matrix is made
         imatrix, made = _automatic(given, wanted, source, collect_options, printer)
     outputs = _outputs(given, wanted, source, imatrix, printer)
     if given.dry_run:
+        check_plan_outputs(list(outputs.values()), list(outputs), overwrite=given.overwrite)
         _show(outputs, source, printer)
         return
     left = "nothing was left behind" if made is None else f"{made} stays for the next time"
@@ -80,15 +81,12 @@ def _outputs(
     imatrix: Path | ImportanceMatrix | None,
     printer: Printer,
 ) -> dict[Path, Plan]:
-    """What is to be written, checked, with the plans' notes printed."""
-    from apex.quantizing import check_plan_outputs
-
+    """What is to be written; prints the plans' notes, and what is there already."""
     outputs = plan_all(source, wanted, imatrix)
     if wanted.folder is not None and not given.overwrite:
         outputs, done = leave_out_done(outputs)
         for path in done:
             printer.say(f"{path} is there and up to date")
-    check_plan_outputs(list(outputs.values()), list(outputs), overwrite=given.overwrite)
     if not given.dry_run:
         _print_notes(outputs, printer)
     return outputs
