@@ -53,8 +53,9 @@ def quantize(given: QuantizeArguments) -> None:
     source = apex.open_model(wanted.model)
     imatrix: Path | ImportanceMatrix | None = given.imatrix
     made: Path | None = None
+    if given.dry_run or is_automatic(given.imatrix):  # before an importance matrix is made
+        choose_gpus(settings.backend, settings.devices)
     if is_automatic(given.imatrix):
-        choose_gpus(settings.backend, settings.devices)  # before an importance matrix is made
         imatrix, made = _automatic(given, wanted, source, collect_options, printer)
     outputs = _outputs(given, wanted, source, imatrix, printer)
     if given.dry_run:
