@@ -37,7 +37,7 @@ ggml_type to_target_type(const std::string & name, const engine::Shape & shape) 
     const engine::TypeFacts & facts = engine::facts_of(type);
     if (shape.columns % facts.block_weights != 0) {
         throw py::value_error("rows of " + std::to_string(shape.columns) +
-                              " weights are not a whole number of blocks of " + facts.name + " (" +
+                              " weights are not whole blocks of " + facts.name + " (" +
                               std::to_string(facts.block_weights) + " weights)");
     }
     return type;
