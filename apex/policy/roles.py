@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 from typing import SupportsIndex, cast
 
 from apex.errors import ModelFileError
@@ -129,6 +130,7 @@ def in_text_stack(name: str) -> bool:
     return match is not None and match["stack"] not in ("v.", "a.")
 
 
+@lru_cache(maxsize=1 << 14)  # every tier asks for the same names
 def role_of(name: str, layout: Layout) -> Role:
     """The role of the tensor called ``name``; whatever is not recognised is ``Role.OTHER``.
 
