@@ -581,6 +581,11 @@ def active_isa() -> str:
     The one that runs. Raises ValueError if APEX_ISA names one that is not available.
     """
 
+def active_variant() -> str:
+    """
+    The one that runs models. Raises ValueError if APEX_CPU_VARIANT names one that is not available.
+    """
+
 def available_isas() -> list[str]:
     """
     The instruction sets of the kernels that this CPU runs, from narrow to wide.
@@ -589,6 +594,11 @@ def available_isas() -> list[str]:
 def available_threads() -> int:
     """
     The number of processors that this process may use.
+    """
+
+def available_variants() -> list[str]:
+    """
+    The variants of llama.cpp's CPU backend that this CPU runs, from narrow to wide; native in a build for this machine.
     """
 
 def base_file_row(vocabulary: int) -> int:

@@ -53,11 +53,12 @@ CPP = {
             *("llama.h", "llama-cpp.h", "llama-ext.h", "llama-quant.cpp"),
         },
     ),
+    "variants": ({"variants"}, {"ggml-cpu.h"}),
     "reference": ({"reference", "bind", "engine", "guard", "llama"}, {"llama.h", "pybind11"}),
     "bind": (
         {
             *("bind", "cuda", "dispatch", "engine", "evaluate", "gguf", "guard"),
-            *("llama", "statistics"),
+            *("llama", "statistics", "variants"),
         },
         {"ggml.h", "pybind11"},
     ),

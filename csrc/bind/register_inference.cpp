@@ -16,6 +16,7 @@
 #include "llama/model.h"
 #include "register.h"
 #include "statistics/squares.h"
+#include "variants/variants.h"
 
 namespace apex::bind {
 
@@ -426,6 +427,12 @@ void register_inference(py::module_ & module) {
                "The most sequences that a context can have.");
     module.def("inference_features", &llama_print_system_info,
                "The instruction sets that libllama's CPU backend uses; low digits depend on them.");
+    module.def("available_variants", &variants::available,
+               "The variants of llama.cpp's CPU backend that this CPU runs, from narrow to wide; "
+               "native in a build for this machine.");
+    module.def("active_variant", &variants::active,
+               "The one that runs models. Raises ValueError if APEX_CPU_VARIANT names one that is "
+               "not available.");
     module.def("gpu_backends", &llama::gpu_backends,
                "The GPU backends of this build; empty where it runs models on the CPU alone.");
     module.def(
