@@ -119,6 +119,16 @@ MISTAKES: dict[str, tuple[dict[str, Any], type[ApexError], str]] = {
         "belong to a tier",
     ),
     "negative width": ({"tier": "quality", "edge_layers": -1}, UsageError, "cannot be -1"),
+    "width of more layers than there are": (
+        {"tier": "quality", "edge_layers": 1000},
+        UsageError,
+        "--edge-layers 1000 is more than the 3 layers",
+    ),
+    "near zone of more layers than there are": (
+        {"tier": "quality", "near_layers": 4},
+        UsageError,
+        "--near-layers 4 is more than the 3 layers",
+    ),
     "rule without a type": (
         {"file_type": "Q8_0", "tensor_types": ["attn_q"]},
         UsageError,
@@ -204,6 +214,47 @@ def test_a_mistake_is_one_sentence_with_a_hint(model: Path, mistake: str) -> Non
         apex.plan(model, **options)
     assert caught.value.hint
     assert caught.value.message.endswith(".")
+
+
+def layers_of_experts(path: Path, layers: int) -> Path:
+    """A model of routed experts with so many layers."""
+    write_model(
+        path,
+        ModelSpec(
+            SPEC.architecture,
+            SPEC.metadata
+            | {
+                f"{SPEC.architecture}.block_count": layers,
+                f"{SPEC.architecture}.nextn_predict_layers": 0,
+            },
+            (
+                TensorSpec("token_embd.weight", (8, 256), "F16"),
+                *(
+                    TensorSpec(f"blk.{layer}.ffn_up_exps.weight", (4, 8, 256), "F16")
+                    for layer in range(layers)
+                ),
+            ),
+        ),
+    )
+    return path
+
+
+def test_a_short_model_has_no_middle_and_the_plan_says_so(tmp_path: Path) -> None:
+    """5 + 5 layers at each end of 16 leave nothing between; 2 + 2 are the proportions of 40."""
+    model = layers_of_experts(tmp_path / "model.gguf", 16)
+    quality = apex.plan(model, tier="quality")
+    (note,) = (note for note in quality.notes if "no middle" in note)
+    assert "--edge-layers 2 --near-layers 2" in note
+    assert "no routed expert becomes IQ4_XS" in note
+    types = [tensor.type for tensor in quality.tensors if "exps" in tensor.name]
+    assert "IQ4_XS" not in types
+    given = apex.plan(model, tier="quality", edge_layers=2, near_layers=2)
+    assert not any("no middle" in note for note in given.notes)
+    assert [t.type for t in given.tensors if "exps" in t.name].count("IQ4_XS") == 16 - 8
+    # balanced has one type in near and middle, and 40 layers have a middle: nothing to say.
+    assert not any("no middle" in note for note in apex.plan(model, tier="balanced").notes)
+    long = layers_of_experts(tmp_path / "long.gguf", 40)
+    assert not any("no middle" in note for note in apex.plan(long, tier="quality").notes)
 
 
 def test_an_option_that_does_not_exist(model: Path) -> None:

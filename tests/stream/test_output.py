@@ -262,6 +262,12 @@ def test_too_little_memory_names_what_is_enough(dense_model: Path, tmp_path: Pat
     apex.quantize(dense_model, tmp_path / "out.gguf", max_memory=enough << 20, **OPTIONS)
 
 
+def test_a_number_of_threads_below_zero(dense_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="-1 threads cannot work"):
+        apex.quantize(dense_model, tmp_path / "out.gguf", threads=-1, **OPTIONS)
+    assert left_in(tmp_path) == []
+
+
 def test_slabs_and_threads_do_not_change_a_byte(
     dense_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
