@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -212,6 +212,17 @@ def _compare_tiers(model: ModelFile, chosen: PlanOptions, printer: Printer) -> N
             "needed" if recipe.importance == "required" else "no",
         )
     printer.table(table)
+    for text in _notes_of_several(plans):
+        printer.note(text)
+
+
+def _notes_of_several(plans: Sequence[tuple[Recipe, Plan]]) -> list[str]:
+    """What more than one tier has to say, such as that the model is too short for a middle."""
+    tiers: dict[str, set[str]] = {}
+    for recipe, plan in plans:
+        for text in plan.notes:
+            tiers.setdefault(text, set()).add(recipe.name.removeprefix("i-"))
+    return [text for text, names in tiers.items() if len(names) > 1]
 
 
 def _tier_to_dict(recipe: Recipe, plan: Plan) -> dict[str, Any]:

@@ -259,10 +259,10 @@ def note_middle(planned: Iterable[PlannedTensor], request: Request, layout: Layo
     if 2 * (edge + near) >= layout.trunk_layers:
         return []
     return [
-        f"With {layout.trunk_layers} layers the model has no middle: the edge and near zones of "
-        f"{recipe.name} take {recipe.edge_layers} and {recipe.near_layers} layers at each end, so "
-        f"no routed expert becomes {types['middle']}. --edge-layers {edge} --near-layers {near} "
-        f"would keep the proportions of a model of {_REFERENCE_LAYERS} layers."
+        f"The model's {layout.trunk_layers} layers leave no middle between edge and near zones of "
+        f"{recipe.edge_layers} and {recipe.near_layers} layers at each end, so the tier's smallest "
+        f"types for routed experts are not used. --edge-layers {edge} --near-layers {near} would "
+        f"keep the proportions of a model of {_REFERENCE_LAYERS} layers."
     ]
 
 

@@ -245,7 +245,7 @@ def test_a_short_model_has_no_middle_and_the_plan_says_so(tmp_path: Path) -> Non
     quality = apex.plan(model, tier="quality")
     (note,) = (note for note in quality.notes if "no middle" in note)
     assert "--edge-layers 2 --near-layers 2" in note
-    assert "no routed expert becomes IQ4_XS" in note
+    assert "16 layers leave no middle" in note
     types = [tensor.type for tensor in quality.tensors if "exps" in tensor.name]
     assert "IQ4_XS" not in types
     given = apex.plan(model, tier="quality", edge_layers=2, near_layers=2)
