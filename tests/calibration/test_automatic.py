@@ -67,7 +67,7 @@ def test_other_options_are_noticed(model: Path) -> None:
     two = replace(OPTIONS, chunks=2)
     found = matrix_beside(file, two)
     assert not found.is_usable
-    assert found.remark == "was made with other options: chunks 4, not 2"
+    assert found.remark == "was made with other options: chunks 4 instead of 2"
     any_will_do = matrix_beside(file)
     assert any_will_do.is_usable and "chunks 4, not unlimited" in any_will_do.remark
     # How it is run changes low digits alone.
@@ -142,7 +142,7 @@ def test_what_someone_else_made_is_never_replaced(model: Path, tmp_path: Path, w
         write_text(text, 1600)
         apex.calibrate(model, path, read_texts([text]), options=OPTIONS)
         assert matrix_beside(apex.open_model(model)).is_usable
-        message = "was made with other options: chunks 4, not 2"
+        message = "was made with other options: chunks 4 instead of 2"
         if what == "weights":
             change_a_weight(model)
             message = "was made of other weights"
