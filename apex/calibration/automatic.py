@@ -115,7 +115,7 @@ def _differences(matrix: ImportanceMatrix, options: CollectOptions) -> str:
 
 def _shown(value: Any) -> str:
     if value is None:
-        return "without a limit"
+        return "all"
     return ("off", "on")[value] if isinstance(value, bool) else str(value)
 
 

@@ -69,7 +69,7 @@ def test_other_options_are_noticed(model: Path) -> None:
     assert not found.is_usable
     assert found.remark == "was made with other options: chunks 4 instead of 2"
     any_will_do = matrix_beside(file)
-    assert any_will_do.is_usable and "chunks 4, not unlimited" in any_will_do.remark
+    assert any_will_do.is_usable and "chunks 4 instead of all" in any_will_do.remark
     # How it is run changes low digits alone.
     other_run = replace(OPTIONS, run=replace(OPTIONS.run, batch_size=64, threads=1), save_every=1)
     assert matrix_beside(file, other_run).is_usable
