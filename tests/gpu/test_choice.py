@@ -76,5 +76,5 @@ def test_numbers_on_the_command_line(text: str, numbers: list[int]) -> None:
 
 @pytest.mark.parametrize("text", ["", "all", "0,", "-1", "0 1", "1.5"])
 def test_no_numbers_on_the_command_line(text: str) -> None:
-    with pytest.raises(UsageError, match="makes no sense"):
+    with pytest.raises(UsageError, match="does not name GPUs"):
         parse_devices(text)
