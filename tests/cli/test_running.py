@@ -106,7 +106,7 @@ def test_auto_says_what_it_uses(apex_cli: Apex, demo_model: Path, text: Path, fo
     again = apex_cli(*quantize, "--overwrite")
     assert "using m.imatrix.gguf, which was made of this model\n" in again.stderr
     planned = apex_cli("plan", "m.gguf", *auto)
-    assert "was made of this model, with context length 64, not 512, chunks 4" in planned.stderr
+    assert "was made of this model, with context length 64 instead of 512, chunks 4" in planned.stderr
     fewer = apex_cli(*quantize, "--chunks", "8", "--overwrite")
     assert fewer.returncode == 0, fewer.stderr
     assert "note: m.imatrix.gguf was made with other options: chunks 4, not 8" in fewer.stderr
@@ -269,7 +269,7 @@ WRONG = {
     "model missing": (["eval", "none.gguf", "-f", "TEXT"], 3, "none.gguf"),
     "no language model": (["eval", "DENSE", "-f", "TEXT"], 8, "cannot load the model"),
     "cache type": (["eval", "MODEL", "-f", "TEXT", "-ctk", "q9"], 2, "KV cache type"),
-    "gpu layers": (["eval", "MODEL", "-f", "TEXT", "-ngl", "many"], 2, "no number of layers"),
+    "gpu layers": (["eval", "MODEL", "-f", "TEXT", "-ngl", "many"], 2, "not a number of layers"),
     "no base file": (["eval", "MODEL", "--base", "TEXT"], 2, "does not hold log-probabilities"),
     "no memory": (["eval", "MODEL", "--speed", "--n-prompt", "99999999"], 8, "GiB are free"),
     "output exists": (["eval", "MODEL", "-f", "TEXT", "-o", "TEXT"], 6, "is the input itself"),
@@ -288,7 +288,7 @@ WRONG = {
     "format": (["imatrix", "MODEL", "-o", "o", "--output-format", "npz"], 2, "no format npz"),
     "show a model": (["imatrix", "show", "MODEL"], 4, "but not an importance matrix"),
     "merge nothing": (["imatrix", "merge", "none.gguf", "-o", "o"], 4, "cannot be read"),
-    "report of no JSON": (["report", "TEXT", "-o", "r"], 2, "is no JSON"),
+    "report of no JSON": (["report", "TEXT", "-o", "r"], 2, "is not a JSON file"),
 }
 
 
