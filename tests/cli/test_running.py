@@ -106,7 +106,9 @@ def test_auto_says_what_it_uses(apex_cli: Apex, demo_model: Path, text: Path, fo
     again = apex_cli(*quantize, "--overwrite")
     assert "using m.imatrix.gguf, which was made of this model\n" in again.stderr
     planned = apex_cli("plan", "m.gguf", *auto)
-    assert "was made of this model, with context length 64 instead of 512, chunks 4" in planned.stderr
+    assert (
+        "was made of this model, with context length 64 instead of 512, chunks 4" in planned.stderr
+    )
     fewer = apex_cli(*quantize, "--chunks", "8", "--overwrite")
     assert fewer.returncode == 0, fewer.stderr
     assert "note: m.imatrix.gguf was made with other options: chunks 4, not 8" in fewer.stderr

@@ -27,6 +27,7 @@ GOLDEN = json.loads((Path(__file__).parents[1] / "golden/tools.json").read_text(
 PRINTED: dict[str, Any] = GOLDEN["printed"]
 SAME_MACHINE = _core.inference_features() == GOLDEN["features"]
 TASKS = 120
+EXTREME = re.compile(r" *(Maximum|Minimum|99\.9%|0\.1%) ")
 
 
 @pytest.fixture(scope="module")
@@ -68,11 +69,13 @@ def assert_printed(ours: str, theirs: str) -> None:
         return
     # A zero may have another sign, which takes the place of a space.
     assert re.sub(r" *[\d.-]+", "#", ours) == re.sub(r" *[\d.-]+", "#", theirs)
-    for own, other in zip(numbers(ours), numbers(theirs), strict=True):
-        if SAME_MACHINE:
-            assert own == pytest.approx(other, rel=1e-9, abs=1.1e-6), (ours, theirs)
-        else:
-            assert own == pytest.approx(other, rel=0.05, abs=0.5), (ours, theirs)
+    if SAME_MACHINE:
+        assert numbers(ours) == pytest.approx(numbers(theirs), rel=1e-9, abs=1.1e-6)
+        return
+    for own, other in zip(ours.splitlines(), theirs.splitlines(), strict=True):
+        # Low digits decide which experts a few tokens get, and so the most extreme positions.
+        if not EXTREME.match(own):
+            assert numbers(own) == pytest.approx(numbers(other), rel=0.05, abs=0.5)
 
 
 @pytest.fixture(
