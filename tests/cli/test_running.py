@@ -111,7 +111,7 @@ def test_auto_says_what_it_uses(apex_cli: Apex, demo_model: Path, text: Path, fo
     )
     fewer = apex_cli(*quantize, "--chunks", "8", "--overwrite")
     assert fewer.returncode == 0, fewer.stderr
-    assert "note: m.imatrix.gguf was made with other options: chunks 4, not 8" in fewer.stderr
+    assert "note: m.imatrix.gguf was made with other options: chunks 4 instead of 8" in fewer.stderr
     assert load_imatrix(folder / "m.imatrix.gguf").chunk_count == 8
     # One of the user's own is never replaced.
     own = ("imatrix", "m.gguf", "-f", text, *SMALL, "--chunks", "4", "--overwrite", "-q")

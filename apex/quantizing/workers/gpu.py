@@ -35,11 +35,11 @@ class Limits(TypedDict):
 
 
 def is_for_device(job: Job) -> bool:
-    """Whether a GPU has kernels for all that the job asks for."""
-    return all(
-        not target.tensor.is_copied
-        and _core.can_quantize_on_device(job.tensor.type, target.type, target.has_importance)
-        for target in job.targets
+    """Whether a GPU has kernels for all that is quantized of the job, if anything is."""
+    quantized = [target for target in job.targets if not target.tensor.is_copied]
+    return bool(quantized) and all(
+        _core.can_quantize_on_device(job.tensor.type, target.type, target.has_importance)
+        for target in quantized
     )
 
 
@@ -147,6 +147,7 @@ class Gpu:
         targets = [
             (target.type, self.processor.importances.of(job, target), result)
             for target, result in zip(job.targets, slab.results, strict=True)
+            if not target.tensor.is_copied
         ]
         self.quantizer.submit(slot, slab.rows, job.tensor.type, job.shape, targets)
 
@@ -161,6 +162,7 @@ class Gpu:
         )
         if outcome.is_sound:
             self.use.bytes += slab.work.source_bytes
+            self.processor.quantize(slab, only_copied=True)
         else:  # the processor says what is wrong with the weights, and where
             self.processor.quantize(slab)
         done(slab)

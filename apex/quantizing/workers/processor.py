@@ -61,11 +61,16 @@ class Processor:
             done(slab)
         work.put(None)  # for other workers
 
-    def quantize(self, slab: Slab) -> None:
-        """Quantize one slab, or check it where it is written as it is. Raises DataError."""
+    def quantize(self, slab: Slab, *, only_copied: bool = False) -> None:
+        """Quantize one slab, or check it where it is written as it is. Raises DataError.
+
+        only_copied: leave out the targets that are quantized.
+        """
         job = slab.work
         with self.timings.measure("quantizing"):
             for target, result in zip(job.targets, slab.results, strict=True):
+                if only_copied and not target.tensor.is_copied:
+                    continue
                 try:
                     self._make(slab, job, target, result)
                 except _core.BadDataError as error:
