@@ -124,20 +124,39 @@ def _quantize(
     source = _checked_source(plans, source)
     paths = check_plan_outputs(plans, list(outputs), overwrite=settings.overwrite)
     timings = Timings()
-    if any(planned.is_verbatim for planned in plans):
-        for planned, names in zip(plans, paths, strict=True):
+    streamed = [pair for pair in zip(plans, paths, strict=True) if not pair[0].is_verbatim]
+    setup = None
+    if streamed:
+        setup = _stream(streamed, settings, source, matrices, timings, progress)
+    for planned, names in zip(plans, paths, strict=True):
+        if planned.is_verbatim:
             copy_files(planned, names, timings)
-        return _results(plans, paths, timings, started, None)
-    headers = [
-        [build_header(source, planned, index) for index in range(len(planned.files))]
-        for planned in plans
+    return _results(plans, paths, timings, started, setup)
+
+
+def _stream(
+    outputs: Sequence[tuple[Plan, tuple[Path, ...]]],
+    settings: RunSettings,
+    source: Source,
+    matrices: Sequence[ImportanceMatrix],
+    timings: Timings,
+    progress: OnProgress,
+) -> Setup:
+    """Quantize in one pass; returns what took part."""
+    plans = [planned for planned, _ in outputs]
+    sinks = [
+        FileSink(
+            planned,
+            [build_header(source, planned, index) for index in range(len(planned.files))],
+            names,
+        )
+        for planned, names in outputs
     ]
     importances = Importances(_matrices(plans, matrices))
     with timings.measure("preparing"):
         setup = set_up(source, plans, work_of(plans), settings, timings, importances)
-    sinks = [FileSink(*parts) for parts in zip(plans, headers, paths, strict=True)]
     _write(setup, sinks, timings, progress)
-    return _results(plans, paths, timings, started, setup)
+    return setup
 
 
 def _write(setup: Setup, sinks: Sequence[Sink], timings: Timings, progress: OnProgress) -> None:

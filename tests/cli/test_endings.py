@@ -15,7 +15,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
-from support.commands import COMMAND, Apex, environment
+from support.commands import COMMAND, Apex, drain, environment
 from support.imatrix import write_gguf
 from support.llama import grow, llama_tensors, write_llama
 
@@ -401,14 +401,7 @@ def on_a_terminal(folder: Path, *arguments: str | Path, **variables: str) -> tup
         stderr=theirs,
     )
     os.close(theirs)
-    written = b""
-    try:
-        while data := os.read(ours, 65536):
-            written += data
-    except OSError:  # how Linux reports that the other side is closed
-        pass
-    finally:
-        os.close(ours)
+    written = drain(ours)
     return process.wait(60), written.decode()
 
 

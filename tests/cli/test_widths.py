@@ -13,7 +13,7 @@ import termios
 from pathlib import Path
 
 import pytest
-from support.commands import COMMAND, Apex, environment
+from support.commands import COMMAND, Apex, drain, environment
 from support.language import write_text
 from support.llama import write_llama
 
@@ -31,14 +31,7 @@ def on_a_terminal(folder: Path, width: int, *arguments: str | Path) -> str:
         cwd=folder, env=variables, stdin=theirs, stdout=theirs, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     os.close(theirs)
-    written = b""
-    try:
-        while data := os.read(ours, 65536):
-            written += data
-    except OSError:  # how Linux reports that the other side is closed
-        pass
-    finally:
-        os.close(ours)
+    written = drain(ours)
     assert process.wait(60) == 0
     return re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", written.decode()).replace("\r\n", "\n")
 

@@ -219,6 +219,11 @@ def test_a_projector_is_copied_unless_a_type_is_forced(tmp_path: Path) -> None:
     plan = same_bytes(model, tmp_path, file_type="Q8_0")
     assert plan is not None
     assert [tensor.type for tensor in plan.tensors].count("Q8_0") == 2
+    forced = (tmp_path / "apex.gguf").read_bytes()
+    both = {tmp_path / "copy.gguf": apex.plan(model, tier="quality"), tmp_path / "q8.gguf": plan}
+    apex.quantize_all(both)
+    assert (tmp_path / "copy.gguf").read_bytes() == model.read_bytes()
+    assert (tmp_path / "q8.gguf").read_bytes() == forced
 
 
 def test_metadata_with_zero_bytes_and_another_alignment_survives(tmp_path: Path) -> None:
