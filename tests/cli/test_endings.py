@@ -337,6 +337,9 @@ def test_a_model_that_may_not_be_read_ends_with_3(
     assert "cannot be read: Permission denied" in capfd.readouterr().err
 
 
+# Start
+
+
 def test_what_a_plan_needs_is_all_that_is_imported(dense_model: Path) -> None:
     """Each of these takes longer to import than the plan of a model to make."""
     code = (

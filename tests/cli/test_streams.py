@@ -118,6 +118,3 @@ def test_nothing_is_wrapped_without_a_terminal(
                       "--tensors", **variables)  # fmt: skip
     assert f"{rule}=Q4_K (--tensor-type)\n" in result.stdout
     assert not re.search(r" $", result.stdout, re.M)
-
-
-# Start
