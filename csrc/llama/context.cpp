@@ -3,9 +3,11 @@
 #include <llama-ext.h>
 
 #include <algorithm>
+#include <chrono>
 #include <fstream>
 #include <limits>
 #include <stdexcept>
+#include <thread>
 #include <utility>
 
 #ifdef __linux__
@@ -23,7 +25,7 @@ constexpr const char * CANNOT_RUN = "libllama cannot run the model";
 constexpr int ABORTED = 2;  // of llama_process
 
 // How many processors nobody else uses at this moment; our own threads sleep between two batches.
-int idle_processors() {
+int idle_processors_now() {
 #ifdef __linux__
     std::ifstream loads("/proc/loadavg");
     std::string minutes;
@@ -33,6 +35,18 @@ int idle_processors() {
     }
 #endif
     return std::numeric_limits<int>::max();  // not known
+}
+
+// The most of a few moments: what runs for an instant only, such as the kernel's own tasks, does
+// not take a thread from a whole batch.
+int idle_processors(int wanted) {
+    constexpr int MOMENTS = 4;
+    int idle = idle_processors_now();
+    for (int i = 1; i < MOMENTS && idle < wanted; ++i) {
+        std::this_thread::sleep_for(std::chrono::microseconds(50));
+        idle = std::max(idle, idle_processors_now());
+    }
+    return idle;
 }
 
 }  // namespace
@@ -121,7 +135,7 @@ void Context::choose_threads() {
     if (!options_.yields) {
         return;
     }
-    const int idle = idle_processors();
+    const int idle = idle_processors(options_.threads);
     const int before = std::exchange(idle_, idle);
     use_threads(std::clamp(std::max(idle, before), 1, options_.threads));  // not for one moment
 }
