@@ -27,6 +27,15 @@ PYTHON = {
     "evaluation": {
         *("cpu", "errors", "sources", "files", "inference", "policy", "verification", "_core"),
     },
+    "allocation": {"errors"},
+    "sensitivity": {
+        *("calibration", "cpu", "errors", "files", "inference", "planning", "policy"),
+        *("quantizing", "sources", "types", "_core"),
+    },
+    "fitting": {
+        *("allocation", "errors", "files", "inference", "planning", "policy", "sensitivity"),
+        *("sources", "types", "_core"),
+    },
     "reporting": {"errors", "files"},
     "demo": {"errors", "_core"},
 }
