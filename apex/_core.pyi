@@ -413,9 +413,10 @@ class Model:
         mtp: bool = False,
         vocabulary_only: bool = False,
         gpu_layers: int = 0,
+        replaceable: bool = False,
     ) -> None:
         """
-        Mapped, on the CPU but for gpu_layers, of which a negative number means all. Raises ModelError.
+        Mapped, on the CPU but for gpu_layers, of which a negative number means all; replaceable: in memory, so that Weights can change it. Raises ModelError.
         """
     def first_difference(self, other: Model) -> int:
         """
@@ -576,6 +577,62 @@ class Context:
         Of each row of the last logits, float64 -ln p(token) and the int32 most likely token.
         """
 
+class Weights:
+    """
+    The weights of a model that was loaded as replaceable, to be changed while nothing runs it.
+    """
+    def __init__(self, model: Model) -> None: ...
+    def read(self, name: str) -> numpy.typing.NDArray[numpy.uint8]:
+        """
+        uint8: a copy of the bytes that a tensor has now.
+        """
+    def replace(self, name: str, type: str, data: _Buffer) -> None:
+        """
+        Make a tensor be of a type, with these bytes. The model then computes as one that was loaded from a file with them. Raises ValueError where the model has no such tensor, or the bytes are not those of its shape, or more than the file's.
+        """
+    def type(self, name: str) -> str:
+        """
+        The type that a tensor has now.
+        """
+
+class Reference:
+    """
+    The distributions of one model at many positions, to compare others with.
+    """
+    @staticmethod
+    def row_bytes(vocabulary: int, top: int) -> int:
+        """
+        Bytes of memory for each position.
+        """
+    def __init__(self, vocabulary: int, top: int = 0) -> None:
+        """
+        top: how many tokens are kept of each position, beside what all others have together; 0 for all, which is exact.
+        """
+    def add(
+        self,
+        context: Context,
+        rows: typing.Annotated[numpy.typing.ArrayLike, numpy.int64],
+        threads: int = 0,
+    ) -> None:
+        """
+        Append rows of the last logits of a context.
+        """
+    def diverge(
+        self,
+        first: int,
+        context: Context,
+        rows: typing.Annotated[numpy.typing.ArrayLike, numpy.int64],
+        threads: int = 0,
+    ) -> numpy.typing.NDArray[numpy.float64]:
+        """
+        float64: KL divergence in nats of the kept positions, from `first` on, to rows of the last logits of a context.
+        """
+    @property
+    def rows(self) -> int:
+        """
+        How many positions are kept.
+        """
+
 def active_isa() -> str:
     """
     The one that runs. Raises ValueError if APEX_ISA names one that is not available.
@@ -731,14 +788,14 @@ def inference_features() -> str:
     The instruction sets that libllama's CPU backend uses; low digits depend on them.
     """
 
-def measure_bandwidth(device: int, bytes: int) -> Bandwidth:
-    """
-    How fast a GPU copies.
-    """
-
 def max_sequences() -> int:
     """
     The most sequences that a context can have.
+    """
+
+def measure_bandwidth(device: int, bytes: int) -> Bandwidth:
+    """
+    How fast a GPU copies.
     """
 
 def memory_need(

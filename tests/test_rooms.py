@@ -59,7 +59,7 @@ CPP = {
         {"llama", "cuda", "guard", "statistics"},
         {
             *("ggml.h", "ggml-backend.h", "ggml-cpu.h", "gguf.h"),
-            *("llama.h", "llama-cpp.h", "llama-ext.h", "llama-quant.cpp"),
+            *("llama.h", "llama-cpp.h", "llama-ext.h", "llama-model.h", "llama-quant.cpp"),
         },
     ),
     "variants": ({"variants"}, {"ggml-cpu.h"}),

@@ -21,4 +21,5 @@ PYBIND11_MODULE(_core, module) {
     apex::bind::register_statistics(module);
     apex::bind::register_cuda(module);
     apex::bind::register_inference(module);
+    apex::bind::register_probing(module);
 }

@@ -8,12 +8,12 @@
 #include <optional>
 
 #include "arguments.h"
-#include "engine/parallel.h"
 #include "evaluate/draw.h"
 #include "evaluate/likelihood.h"
 #include "llama/context.h"
 #include "llama/devices.h"
 #include "llama/model.h"
+#include "logits.h"
 #include "register.h"
 #include "statistics/squares.h"
 #include "variants/variants.h"
@@ -29,7 +29,6 @@ using llama::Model;
 using statistics::Squares;
 
 using Tokens = py::array_t<int32_t, py::array::c_style | py::array::forcecast>;
-using Indices = py::array_t<int64_t, py::array::c_style | py::array::forcecast>;
 using Flags = py::array_t<bool, py::array::c_style | py::array::forcecast>;
 using Codes = py::array_t<uint16_t, py::array::c_style>;
 using GpuDevice = py::typing::Tuple<py::str, py::str, py::int_, py::int_>;
@@ -46,10 +45,6 @@ std::function<bool()> ask_python() {
         }
         return stopped;
     };
-}
-
-int to_threads(int threads) {
-    return threads > 0 ? threads : engine::available_threads();
 }
 
 ContextOptions to_options(uint32_t context_length, uint32_t batch_size, uint32_t micro_batch_size,
@@ -105,23 +100,6 @@ Batch to_batch(const Tokens & tokens, const Tokens & positions, const Tokens & s
                                 shared ? shared->at(i) : 1, outputs.at(i)});
     }
     return batch;
-}
-
-evaluate::Logits logits_of(const Context & context) {
-    if (context.logits() == nullptr) {
-        throw py::value_error("there are no logits: decode a batch with outputs first");
-    }
-    return {context.logits(), context.rows(), context.model()->vocabulary_size()};
-}
-
-std::vector<int64_t> to_rows(const Indices & rows, const evaluate::Logits & logits) {
-    std::vector<int64_t> result(rows.data(), rows.data() + rows.size());
-    for (const int64_t row : result) {
-        if (row < 0 || row >= logits.rows) {
-            throw py::value_error("there is no row " + std::to_string(row) + " of logits");
-        }
-    }
-    return result;
 }
 
 std::vector<evaluate::Target> to_targets(const Indices & rows, const Tokens & tokens,
@@ -260,19 +238,21 @@ py::array_t<float> copy_logits(const Context & context) {
 
 void register_model(py::module_ & module) {
     py::class_<Model, std::shared_ptr<Model>>(module, "Model", "A model that libllama loaded.")
-        .def(py::init(
-                 [](const std::string & path, bool mtp, bool vocabulary_only, int32_t gpu_layers) {
-                     py::gil_scoped_release release;
-                     llama::ModelOptions options;
-                     options.mtp = mtp;
-                     options.vocabulary_only = vocabulary_only;
-                     options.gpu_layers = gpu_layers;
-                     return std::make_shared<Model>(path, options);
-                 }),
+        .def(py::init([](const std::string & path, bool mtp, bool vocabulary_only,
+                         int32_t gpu_layers, bool replaceable) {
+                 py::gil_scoped_release release;
+                 llama::ModelOptions options;
+                 options.mtp = mtp;
+                 options.vocabulary_only = vocabulary_only;
+                 options.gpu_layers = gpu_layers;
+                 options.replaceable = replaceable;
+                 return std::make_shared<Model>(path, options);
+             }),
              py::arg("path"), py::kw_only(), py::arg("mtp") = false,
              py::arg("vocabulary_only") = false, py::arg("gpu_layers") = 0,
-             "Mapped, on the CPU but for gpu_layers, of which a negative number means all. Raises "
-             "ModelError.")
+             py::arg("replaceable") = false,
+             "Mapped, on the CPU but for gpu_layers, of which a negative number means all; "
+             "replaceable: in memory, so that Weights can change it. Raises ModelError.")
         .def_property_readonly("vocabulary_size", &Model::vocabulary_size)
         .def_property_readonly(
             "adds_bos", [](const Model & m) { return llama_vocab_get_add_bos(m.vocabulary()); },

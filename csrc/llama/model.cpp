@@ -8,7 +8,8 @@
 
 namespace apex::llama {
 
-Model::Model(const std::string & path, const ModelOptions & options) {
+Model::Model(const std::string & path, const ModelOptions & options)
+    : replaceable_(options.replaceable) {
     find_devices();
     guarded("libllama cannot load the model", [&](guard::Scope & scope) {
         llama_backend_init();
@@ -25,9 +26,10 @@ Model::Model(const std::string & path, const ModelOptions & options) {
         params.load_mtp = options.mtp;
         params.vocab_only = options.vocabulary_only;
         params.no_alloc = options.no_weights;
-        if (options.no_weights) {
+        if (options.no_weights || options.replaceable) {
             params.load_mode = LLAMA_LOAD_MODE_NONE;
         }
+        params.use_extra_bufts = !options.replaceable;  // those hold weights in other orders
         model_.reset(llama_model_load_from_file(path.c_str(), params));
         if (model_ == nullptr) {
             throw failure(scope, "libllama cannot load the model");

@@ -15,6 +15,7 @@ struct ModelOptions {
     bool mtp = false;              // with the multi-token-prediction layers
     bool vocabulary_only = false;  // without weights
     bool no_weights = false;       // metadata and sizes: to ask what a context would need
+    bool replaceable = false;      // weights are kept in memory as they are in the file, not mapped
     int32_t gpu_layers = 0;        // layers on GPUs, from the last; negative: all
 };
 
@@ -26,6 +27,7 @@ class Model {
 
     llama_model * get() const { return model_.get(); }
     const llama_vocab * vocabulary() const { return llama_model_get_vocab(model_.get()); }
+    bool is_replaceable() const { return replaceable_; }
     int32_t vocabulary_size() const { return llama_vocab_n_tokens(vocabulary()); }
 
     // special: whether the tokens that begin (and end) a text are added; parse_special: whether the
@@ -44,6 +46,7 @@ class Model {
 
   private:
     llama_model_ptr model_;
+    bool replaceable_;
 };
 
 }  // namespace apex::llama
