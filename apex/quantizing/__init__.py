@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from apex.quantizing.outputs import check_plan_outputs, is_done, output_name, output_paths
 from apex.quantizing.result import DeviceUse, Progress, QuantizeResult, Timings
-from apex.quantizing.run import measure_errors, quantize, quantize_all
+from apex.quantizing.run import measure_errors, measure_errors_of, quantize, quantize_all
 from apex.quantizing.settings import DEFAULT_MAX_MEMORY, RunSettings
 from apex.quantizing.sinks import MeasuredError, Sink
 from apex.quantizing.slabs import Slab
@@ -28,6 +28,7 @@ __all__ = [
     "check_plan_outputs",
     "is_done",
     "measure_errors",
+    "measure_errors_of",
     "output_name",
     "output_paths",
     "quantize",

@@ -26,7 +26,7 @@ from apex.sources import Source, check_same, open_model, open_source
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = ["measure_errors", "quantize", "quantize_all"]
+__all__ = ["measure_errors", "measure_errors_of", "quantize", "quantize_all"]
 
 OnProgress = Callable[[Progress], None] | None
 
@@ -99,15 +99,27 @@ def measure_errors(
     source: Source | None = None,
     progress: OnProgress = None,
 ) -> dict[str, MeasuredError]:
-    """Quantize as planned, keep no byte of it, and return every tensor's error."""
+    """Quantize as planned, keep no byte of it, and return every tensor's error by its name."""
+    (errors,) = measure_errors_of([planned], settings, source=source, progress=progress)
+    return errors
+
+
+def measure_errors_of(
+    plans: Sequence[Plan],
+    settings: RunSettings | None = None,
+    *,
+    source: Source | None = None,
+    progress: OnProgress = None,
+) -> tuple[dict[str, MeasuredError], ...]:
+    """What ``measure_errors`` gives of each of several plans of one source, in one pass over it."""
     settings = settings or RunSettings()
-    source = _checked_source([planned], source)
+    source = _checked_source(plans, source)
     timings = Timings()
-    importances = Importances(_matrices([planned], []))
-    sink = ErrorSink(importances)
-    setup = set_up(source, [planned], work_of([planned]), settings, timings, importances)
-    setup.stream.run([sink], progress)
-    return sink.errors
+    importances = Importances(_matrices(plans, []))
+    sinks = [ErrorSink(importances, number) for number in range(len(plans))]
+    setup = set_up(source, plans, work_of(plans), settings, timings, importances)
+    setup.stream.run(sinks, progress)
+    return tuple(sink.errors for sink in sinks)
 
 
 def _quantize(

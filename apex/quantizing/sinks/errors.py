@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from apex import _core
 from apex.planning import PlannedTensor
@@ -23,12 +23,14 @@ class MeasuredError:
     Attributes:
         squared_error, squares: of the difference from the source, and of the source.
         weighted_error, weighted_squares: the same, every column times its importance; 0 without.
+        by_expert: by expert, (weighted_error, weighted_squares); without importance the plain ones.
     """
 
     squared_error: float = 0.0
     squares: float = 0.0
     weighted_error: float = 0.0
     weighted_squares: float = 0.0
+    by_expert: dict[int, tuple[float, float]] = field(default_factory=dict)
 
     @property
     def rmse(self) -> float:
@@ -40,12 +42,18 @@ class MeasuredError:
         """The same with importance; 0 without."""
         return _root(self.weighted_error, self.weighted_squares)
 
-    def add(self, part: _core.Comparison) -> None:
-        """Add what was found in some rows."""
+    def add(self, part: _core.Comparison, expert: int, *, has_importance: bool) -> None:
+        """Add what was found in some rows of an expert."""
         self.squared_error += part.error
         self.squares += part.reference
         self.weighted_error += part.weighted_error
         self.weighted_squares += part.weighted_reference
+        error, squares = self.by_expert.get(expert, (0.0, 0.0))
+        if has_importance:
+            pair = (error + part.weighted_error, squares + part.weighted_reference)
+        else:
+            pair = (error + part.error, squares + part.reference)
+        self.by_expert[expert] = pair
 
 
 class ErrorSink:
@@ -56,7 +64,9 @@ class ErrorSink:
             have no error.
     """
 
-    def __init__(self, importances: Importances) -> None:
+    def __init__(self, importances: Importances, plan: int = 0) -> None:
+        """plan: the number of its plan, by which importances are asked for."""
+        self._plan = plan
         self.errors: dict[str, MeasuredError] = {}
         self._importances = importances
         self._lock = threading.Lock()
@@ -70,7 +80,7 @@ class ErrorSink:
             with self._lock:
                 self.errors.setdefault(tensor.name, MeasuredError())
             return
-        values = self._importances.of(job, Target(tensor, 0, ()))
+        values = self._importances.of(job, Target(tensor, self._plan, ()))
         before, after = (data.reshape(job.experts, -1) for data in (source, result))
         for expert in range(job.experts):
             part = _core.compare(
@@ -83,7 +93,9 @@ class ErrorSink:
                 1,
             )
             with self._lock:
-                self.errors.setdefault(tensor.name, MeasuredError()).add(part)
+                self.errors.setdefault(tensor.name, MeasuredError()).add(
+                    part, job.expert + expert, has_importance=values is not None
+                )
 
     def commit(self) -> None:
         """The errors are complete."""

@@ -1,0 +1,124 @@
+"""How large the error of every tensor is as every type that it could become."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from apex.errors import ImatrixError
+from apex.files import ImportanceMatrix
+from apex.planning import Plan, plan
+from apex.quantizing import MeasuredError, RunSettings, measure_errors_of
+from apex.quantizing.result import Progress
+from apex.sensitivity.sample import RowSample
+from apex.sources import Source
+from apex.types import TYPES, fits
+
+__all__ = ["CANDIDATES", "choosable", "measure_tables", "needs_importance"]
+
+#: The types that a tensor may become, from the largest. Q4_1, Q5_1, Q4_0 and Q5_0 stand for rows
+#: that only blocks of 32 fit; IQ1_S and IQ1_M are left out, since predictions do not hold there.
+CANDIDATES = (
+    *("Q8_0", "Q6_K", "Q5_1", "Q5_K", "Q5_0", "Q4_1", "Q4_K", "Q4_0", "IQ4_NL", "IQ4_XS"),
+    *("Q3_K", "IQ3_S", "IQ3_XXS", "Q2_K", "IQ2_S", "IQ2_XS", "IQ2_XXS"),
+)
+
+# llama-quantize refuses to write these without importance.
+_NEED_IMPORTANCE = ("IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS")
+
+
+def needs_importance(type_name: str) -> bool:
+    """Whether a tensor without importance should not become this type."""
+    return type_name in _NEED_IMPORTANCE or TYPES[type_name].needs_importance
+
+
+def choosable(source: Source, matrix: ImportanceMatrix | None) -> dict[str, tuple[str, ...]]:
+    """Of every tensor that llama.cpp quantizes, the candidate types that it could become.
+
+    In the order of the source's tensors. Raises as ``plan`` does.
+    """
+    made = plan(source, file_type="Q8_0", imatrix=matrix, allow_requantize=True)
+    result = {}
+    for tensor in made.tensors:
+        if tensor.decided_by in ("llama.cpp", "copy"):
+            continue
+        result[tensor.name] = tuple(
+            name
+            for name in CANDIDATES
+            if fits(name, tensor.source.columns)
+            and (tensor.importance is not None or not needs_importance(name))
+        )
+    order = {tensor.name: number for number, tensor in enumerate(source.tensors)}
+    return dict(sorted(result.items(), key=lambda item: order[item[0]]))
+
+
+def measure_tables(
+    source: Source,
+    matrix: ImportanceMatrix | None,
+    choices: Mapping[str, Sequence[str]],
+    settings: RunSettings,
+    *,
+    sample: int,
+    progress: Callable[[Progress], None] | None = None,
+) -> dict[str, dict[str, float]]:
+    """By tensor and type, the relative squared error of the weights.
+
+    Each column counts by its importance and each expert by how often it was chosen, so that the
+    error is that of the outputs that the calibration saw, if the inputs' columns are independent.
+
+    choices: by tensor, its types. sample: weights of one tensor from which rows are sampled; 0
+    for all rows.
+    """
+    sampled = RowSample(source, sample) if sample else source
+    types = [name for name in CANDIDATES if any(name in given for given in choices.values())]
+    plans = [_plan_of(sampled, matrix, choices, name) for name in types]
+    errors = measure_errors_of(plans, settings, source=sampled, progress=progress)
+    counts = _counts(plans, matrix)
+    tables: dict[str, dict[str, float]] = {name: {} for name in choices}
+    for type_name, measured in zip(types, errors, strict=True):
+        for name, given in choices.items():
+            if type_name in given:
+                tables[name][type_name] = _relative(measured[name], counts.get(name))
+    return tables
+
+
+def _plan_of(
+    source: Source,
+    matrix: ImportanceMatrix | None,
+    choices: Mapping[str, Sequence[str]],
+    type_name: str,
+) -> Plan:
+    """Every tensor as a type where it may be, and as Q8_0 or its own type elsewhere."""
+    types = {
+        name: type_name if type_name in given else given[0] for name, given in choices.items()
+    }
+    return plan(source, file_type="Q8_0", types=types, imatrix=matrix, allow_requantize=True)
+
+
+def _counts(
+    plans: Sequence[Plan], matrix: ImportanceMatrix | None
+) -> dict[str, dict[int, float]]:
+    """By tensor and expert, how many tokens chose it; only of tensors with several experts."""
+    result: dict[str, dict[int, float]] = {}
+    for tensor in plans[0].tensors if matrix is not None else ():
+        if tensor.importance is None or tensor.source.experts == 1 or matrix is None:
+            continue
+        entry = matrix.entries[tensor.importance.entry]
+        if len(entry.counts) == tensor.source.experts:
+            result[tensor.name] = dict(enumerate(map(float, entry.counts)))
+    return result
+
+
+def _relative(measured: MeasuredError, counts: Mapping[int, float] | None) -> float:
+    error = squares = 0.0
+    for expert, (part, of) in sorted(measured.by_expert.items()):
+        share = 1.0 if counts is None else counts[expert]
+        error += share * part
+        squares += share * of
+    if error == 0:
+        return 0.0
+    if squares <= 0:
+        raise ImatrixError(
+            "The importance matrix gives no weight to a whole tensor.",
+            "make it from more text",
+        )
+    return error / squares
