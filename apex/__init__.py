@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from apex.errors import OutputError as OutputError
     from apex.errors import PlanError as PlanError
     from apex.errors import RunError as RunError
+    from apex.errors import SensitivityError as SensitivityError
     from apex.errors import UsageError as UsageError
     from apex.evaluation import EvalOptions as EvalOptions
     from apex.evaluation import Evaluator as Evaluator
@@ -64,6 +65,7 @@ _ROOMS = {
         "OutputError",
         "PlanError",
         "RunError",
+        "SensitivityError",
         "UsageError",
     ),
     "evaluation": ("EvalOptions", "Evaluator"),

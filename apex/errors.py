@@ -17,6 +17,7 @@ __all__ = [
     "OutputError",
     "PlanError",
     "RunError",
+    "SensitivityError",
     "UsageError",
 ]
 
@@ -87,3 +88,9 @@ class DeviceError(ApexError):
     """A GPU was asked for and cannot be used, or failed (exit status 9)."""
 
     exit_code = 9
+
+
+class SensitivityError(ApexError):
+    """A sensitivity file is unreadable, damaged or of another model (exit status 10)."""
+
+    exit_code = 10

@@ -24,8 +24,8 @@ __all__ = ["run"]
 
 _EXIT_STATUS = (
     "Exit status: 0 done, 1 other error, 2 wrong usage, 3 model file, 4 importance matrix, 5 plan, "
-    "6 output, 7 damaged weights, 8 model does not run, 9 GPU, 70 internal error, "
-    "129 hung up, 130 interrupted, 143 terminated."
+    "6 output, 7 damaged weights, 8 model does not run, 9 GPU, 10 sensitivity file, "
+    "70 internal error, 129 hung up, 130 interrupted, 143 terminated."
 )
 
 # Typer's UsageError, which it does not export by itself.

@@ -2,6 +2,23 @@
 
 from __future__ import annotations
 
+from apex.sensitivity.binding import check_model, identity_of
 from apex.sensitivity.data import Group, ModelIdentity, Probe, Sensitivity, TextIdentity
+from apex.sensitivity.groups import DETAILS, KINDS, groups_of, kind_of
+from apex.sensitivity.serial import load_sensitivity, save_sensitivity
 
-__all__ = ["Group", "ModelIdentity", "Probe", "Sensitivity", "TextIdentity"]
+__all__ = [
+    "DETAILS",
+    "KINDS",
+    "Group",
+    "ModelIdentity",
+    "Probe",
+    "Sensitivity",
+    "TextIdentity",
+    "check_model",
+    "groups_of",
+    "identity_of",
+    "kind_of",
+    "load_sensitivity",
+    "save_sensitivity",
+]
