@@ -12,10 +12,13 @@ from apex.inference.memory import (
 )
 from apex.inference.models import load_model, make_context
 from apex.inference.options import RunOptions
+from apex.inference.resident import Divergences, ResidentModel
 from apex.inference.texts import read_bytes, read_text, require_utf8
 
 __all__ = [
     "Batch",
+    "Divergences",
+    "ResidentModel",
     "RunOptions",
     "Tokens",
     "available_gpu_memory",

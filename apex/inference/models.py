@@ -29,13 +29,18 @@ class _Sizes(TypedDict):
 
 
 def load_model(
-    model: str | os.PathLike[str] | ModelFile, *, mtp: bool = False, gpu_layers: int = 0
+    model: str | os.PathLike[str] | ModelFile,
+    *,
+    mtp: bool = False,
+    gpu_layers: int = 0,
+    replaceable: bool = False,
 ) -> tuple[ModelFile, _core.Model]:
-    """Load a GGUF file with libllama, mapped. Raises ModelFileError, RunError.
+    """Load a GGUF file with libllama. Raises ModelFileError, RunError.
 
     model: a path, or a file that is open.
     mtp: with the multi-token-prediction layers.
     gpu_layers: as in RunOptions.
+    replaceable: into memory, where weights can be changed, instead of mapped.
     """
     file = model if isinstance(model, ModelFile) else open_model(model)
     file.require_data()
@@ -46,7 +51,9 @@ def load_model(
             _require_gpu()
             need = _core.memory_need(os.fsencode(file.path), load_mtp=mtp, gpu_layers=gpu_layers)
             check_gpu_memory(f"Loading {file.path}", need["device_model"])
-        return file, _core.Model(os.fsencode(file.path), mtp=mtp, gpu_layers=gpu_layers)
+        return file, _core.Model(
+            os.fsencode(file.path), mtp=mtp, gpu_layers=gpu_layers, replaceable=replaceable
+        )
 
 
 def _require_gpu() -> None:

@@ -88,15 +88,11 @@ def _plan_of(
     type_name: str,
 ) -> Plan:
     """Every tensor as a type where it may be, and as Q8_0 or its own type elsewhere."""
-    types = {
-        name: type_name if type_name in given else given[0] for name, given in choices.items()
-    }
+    types = {name: type_name if type_name in given else given[0] for name, given in choices.items()}
     return plan(source, file_type="Q8_0", types=types, imatrix=matrix, allow_requantize=True)
 
 
-def _counts(
-    plans: Sequence[Plan], matrix: ImportanceMatrix | None
-) -> dict[str, dict[int, float]]:
+def _counts(plans: Sequence[Plan], matrix: ImportanceMatrix | None) -> dict[str, dict[int, float]]:
     """By tensor and expert, how many tokens chose it; only of tensors with several experts."""
     result: dict[str, dict[int, float]] = {}
     for tensor in plans[0].tensors if matrix is not None else ():
