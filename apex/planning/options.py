@@ -33,6 +33,7 @@ class PlanOptions(TypedDict, total=False):
         tensor_type_file: a file of such rules, which come after those of ``tensor_types``.
         types: types of single tensors by name; a rule wins over them, and they win over the tier.
         types_origin: where ``types`` come from, for the reason that the plan gives.
+        title: what the plan is called in place of a tier, such as fit-mini.
         output_tensor_type, token_embedding_type: the type of output.weight, of token_embd.weight.
         pure: no mixture: the file type's own type for every tensor.
         leave_output_tensor: keep output.weight as it is.
@@ -54,6 +55,7 @@ class PlanOptions(TypedDict, total=False):
     tensor_type_file: str | os.PathLike[str] | None
     types: Mapping[str, str]
     types_origin: str
+    title: str
     output_tensor_type: str | None
     token_embedding_type: str | None
     pure: bool

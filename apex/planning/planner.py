@@ -68,7 +68,7 @@ def _plan(source: Source, request: Request) -> Plan:
     files, placed = lay_out(source, decided, request, _file_type_id(source, request))
     return Plan(
         source.reference,
-        request.recipe.name if request.recipe else None,
+        request.recipe.name if request.recipe else request.options.get("title"),
         request.file_type,
         files,
         placed,

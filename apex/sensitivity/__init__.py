@@ -5,6 +5,7 @@ from __future__ import annotations
 from apex.sensitivity.binding import check_model, identity_of
 from apex.sensitivity.data import Group, ModelIdentity, Probe, Sensitivity, TextIdentity
 from apex.sensitivity.groups import DETAILS, KINDS, groups_of, kind_of
+from apex.sensitivity.losses import losses_of, slopes_of
 from apex.sensitivity.serial import load_sensitivity, save_sensitivity
 
 __all__ = [
@@ -20,5 +21,7 @@ __all__ = [
     "identity_of",
     "kind_of",
     "load_sensitivity",
+    "losses_of",
     "save_sensitivity",
+    "slopes_of",
 ]

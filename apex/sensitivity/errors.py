@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from apex.errors import ImatrixError
 from apex.files import ImportanceMatrix
-from apex.planning import Plan, plan
+from apex.planning import ImportanceReference, Plan, PlannedTensor, plan
 from apex.quantizing import MeasuredError, RunSettings, measure_errors_of
 from apex.quantizing.result import Progress
 from apex.sensitivity.sample import RowSample
-from apex.sources import Source
+from apex.sources import Source, Tensor
 from apex.types import TYPES, fits
 
-__all__ = ["CANDIDATES", "choosable", "measure_tables", "needs_importance"]
+__all__ = ["CANDIDATES", "Candidate", "candidates_of", "measure_tables", "needs_importance"]
 
 #: The types that a tensor may become, from the largest. Q4_1, Q5_1, Q4_0 and Q5_0 stand for rows
 #: that only blocks of 32 fit; IQ1_S and IQ1_M are left out, since predictions do not hold there.
@@ -31,30 +32,48 @@ def needs_importance(type_name: str) -> bool:
     return type_name in _NEED_IMPORTANCE or TYPES[type_name].needs_importance
 
 
-def choosable(source: Source, matrix: ImportanceMatrix | None) -> dict[str, tuple[str, ...]]:
-    """Of every tensor that llama.cpp quantizes, the candidate types that it could become.
+@dataclass(frozen=True)
+class Candidate:
+    """A tensor that llama.cpp quantizes, and what it could become.
 
-    In the order of the source's tensors. Raises as ``plan`` does.
+    Attributes:
+        tensor: the tensor.
+        types: some of ``CANDIDATES``, in their order.
+        importance: with which it would be quantized, or None.
+    """
+
+    tensor: Tensor
+    types: tuple[str, ...]
+    importance: ImportanceReference | None
+
+
+def candidates_of(source: Source, matrix: ImportanceMatrix | None) -> dict[str, Candidate]:
+    """By name, in the order of the source, the tensors whose types can be chosen.
+
+    Raises as ``plan`` does.
     """
     made = plan(source, file_type="Q8_0", imatrix=matrix, allow_requantize=True)
-    result = {}
-    for tensor in made.tensors:
-        if tensor.decided_by in ("llama.cpp", "copy"):
-            continue
-        result[tensor.name] = tuple(
-            name
-            for name in CANDIDATES
-            if fits(name, tensor.source.columns)
-            and (tensor.importance is not None or not needs_importance(name))
-        )
     order = {tensor.name: number for number, tensor in enumerate(source.tensors)}
-    return dict(sorted(result.items(), key=lambda item: order[item[0]]))
+    return {
+        tensor.name: Candidate(tensor.source, _types(tensor), tensor.importance)
+        for tensor in sorted(made.tensors, key=lambda tensor: order[tensor.name])
+        if tensor.decided_by not in ("llama.cpp", "copy")
+    }
+
+
+def _types(tensor: PlannedTensor) -> tuple[str, ...]:
+    return tuple(
+        name
+        for name in CANDIDATES
+        if fits(name, tensor.source.columns)
+        and (tensor.importance is not None or not needs_importance(name))
+    )
 
 
 def measure_tables(
     source: Source,
     matrix: ImportanceMatrix | None,
-    choices: Mapping[str, Sequence[str]],
+    candidates: Mapping[str, Candidate],
     settings: RunSettings,
     *,
     sample: int,
@@ -65,30 +84,33 @@ def measure_tables(
     Each column counts by its importance and each expert by how often it was chosen, so that the
     error is that of the outputs that the calibration saw, if the inputs' columns are independent.
 
-    choices: by tensor, its types. sample: weights of one tensor from which rows are sampled; 0
-    for all rows.
+    candidates: as ``candidates_of`` gives them.
+    sample: of each tensor, about as many weights as are looked at, in whole rows; 0 for all.
     """
     sampled = RowSample(source, sample) if sample else source
-    types = [name for name in CANDIDATES if any(name in given for given in choices.values())]
-    plans = [_plan_of(sampled, matrix, choices, name) for name in types]
+    types = [name for name in CANDIDATES if any(name in each.types for each in candidates.values())]
+    plans = [_plan_of(sampled, matrix, candidates, name) for name in types]
     errors = measure_errors_of(plans, settings, source=sampled, progress=progress)
     counts = _counts(plans, matrix)
-    tables: dict[str, dict[str, float]] = {name: {} for name in choices}
+    tables: dict[str, dict[str, float]] = {name: {} for name in candidates}
     for type_name, measured in zip(types, errors, strict=True):
-        for name, given in choices.items():
-            if type_name in given:
-                tables[name][type_name] = _relative(measured[name], counts.get(name))
+        for name, candidate in candidates.items():
+            if type_name in candidate.types:
+                tables[name][type_name] = _relative(name, measured[name], counts.get(name))
     return tables
 
 
 def _plan_of(
     source: Source,
     matrix: ImportanceMatrix | None,
-    choices: Mapping[str, Sequence[str]],
+    candidates: Mapping[str, Candidate],
     type_name: str,
 ) -> Plan:
     """Every tensor as a type where it may be, and as Q8_0 or its own type elsewhere."""
-    types = {name: type_name if type_name in given else given[0] for name, given in choices.items()}
+    types = {
+        name: type_name if type_name in candidate.types else candidate.types[0]
+        for name, candidate in candidates.items()
+    }
     return plan(source, file_type="Q8_0", types=types, imatrix=matrix, allow_requantize=True)
 
 
@@ -104,7 +126,7 @@ def _counts(plans: Sequence[Plan], matrix: ImportanceMatrix | None) -> dict[str,
     return result
 
 
-def _relative(measured: MeasuredError, counts: Mapping[int, float] | None) -> float:
+def _relative(name: str, measured: MeasuredError, counts: Mapping[int, float] | None) -> float:
     error = squares = 0.0
     for expert, (part, of) in sorted(measured.by_expert.items()):
         share = 1.0 if counts is None else counts[expert]
@@ -114,7 +136,7 @@ def _relative(measured: MeasuredError, counts: Mapping[int, float] | None) -> fl
         return 0.0
     if squares <= 0:
         raise ImatrixError(
-            "The importance matrix gives no weight to a whole tensor.",
+            f"The importance matrix gives no weight to {name}.",
             "make it from more text",
         )
     return error / squares

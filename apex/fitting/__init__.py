@@ -1,0 +1,9 @@
+"""The best file for a size, a quality or a GPU, from what was measured of the model."""
+
+from __future__ import annotations
+
+from apex.fitting.fit import Fit, fit
+from apex.fitting.rivals import Rival
+from apex.fitting.wishes import FIT_TIERS, FORMATS, Constraints, Wish
+
+__all__ = ["FIT_TIERS", "FORMATS", "Constraints", "Fit", "Rival", "Wish", "fit"]

@@ -1,0 +1,96 @@
+"""What a fitted file has to beat: the tiers and file types of its size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from apex.errors import ApexError, UsageError
+from apex.planning import Plan, PlanOptions, plan
+from apex.policy import is_tier, load_recipe, tiers
+from apex.sources import Source
+from apex.types import FILE_TYPES
+
+__all__ = ["Rival", "named_plan", "predicted", "rivals_of"]
+
+Losses = Mapping[str, Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class Rival:
+    """A tier or a file type.
+
+    Attributes:
+        name: such as i-compact, or Q4_K_M.
+        kind: "tier" or "file type".
+        plan: what would be written.
+        loss: its predicted KL divergence in nats; None where a type of it was not measured.
+    """
+
+    name: str
+    kind: str
+    plan: Plan
+    loss: float | None
+
+
+def predicted(made: Plan, losses: Losses) -> float | None:
+    """The predicted KL divergence of a plan; None where the error of a type is not known."""
+    total = 0.0
+    for tensor in made.tensors:
+        if tensor.name not in losses or tensor.is_copied:
+            continue
+        loss = losses[tensor.name].get(tensor.type)
+        if loss is None:
+            return None
+        total += loss
+    return total
+
+
+def named_plan(source: Source, name: str, options: PlanOptions) -> Plan:
+    """The plan of a tier or of a file type, for its size. Raises UsageError for another name."""
+    if is_tier(name):
+        return plan(source, **_as(options, tier=name))
+    if name.upper() in FILE_TYPES:
+        return plan(source, **_as(options, file_type=name.upper()))
+    raise UsageError(
+        f"There is no tier and no file type {name}.", "as in --like i-compact, or --like Q4_K_M"
+    )
+
+
+def rivals_of(source: Source, losses: Losses, options: PlanOptions) -> tuple[Rival, ...]:
+    """All tiers and file types that could be made with these options, the smallest first.
+
+    With an importance matrix the tiers that use one, and without the others.
+    """
+    found = list(_all(source, losses, options))
+    return tuple(sorted(found, key=lambda rival: (rival.plan.file_bytes, rival.name)))
+
+
+def _all(source: Source, losses: Losses, options: PlanOptions) -> Iterator[Rival]:
+    has_matrix = options.get("imatrix") is not None
+    names = [
+        recipe.name
+        for recipe in tiers()
+        if (load_recipe(recipe.name).importance == "required") == has_matrix
+    ]
+    for kind, name in [
+        *(("tier", name) for name in names),
+        *(("file type", name) for name in FILE_TYPES),
+    ]:
+        try:
+            made = named_plan(source, name, options)
+        except ApexError:
+            continue  # it needs importance that is not there, or rows that fit
+        if all(tensor.is_copied for tensor in made.tensors):
+            continue
+        yield Rival(name, kind, made, predicted(made, losses))
+
+
+def _as(
+    options: PlanOptions, *, tier: str | None = None, file_type: str | None = None
+) -> PlanOptions:
+    """The options for a tier or a file type; the widths are for tiers."""
+    chosen: PlanOptions = {**options, "tier": tier, "file_type": file_type}
+    if tier is None:
+        chosen.update({"edge_layers": None, "near_layers": None})
+    return chosen

@@ -1,0 +1,98 @@
+"""How a model is measured, how far that is, and what came of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from apex.errors import UsageError
+from apex.inference import RunOptions
+from apex.sensitivity.data import Sensitivity
+from apex.sensitivity.errors import CANDIDATES
+
+__all__ = ["MeasureOptions", "MeasureProgress", "MeasureResult"]
+
+
+@dataclass(frozen=True)
+class MeasureOptions:
+    """What is measured, and how long.
+
+    Attributes:
+        run: how the model is run.
+        chunks: over how many a probe runs.
+        levels: the types that every group is quantized to, one probe each.
+        detail: how finely tensors are grouped, one of ``groups.DETAILS``.
+        sample: weights of one tensor whose rows are sampled for its errors; 0 for all.
+        seconds: how long it may take; fewer chunks are run where that is too short for all, and
+            where it is too short even so, the least important probes are not made. None: no limit.
+        resident: a file of the same model to run in its place, such as a Q8_0 one that fits into
+            memory; None for the model itself.
+        save_every: seconds between checkpoints.
+    """
+
+    run: RunOptions = field(default_factory=RunOptions)
+    chunks: int = 8
+    levels: tuple[str, ...] = ("Q3_K", "IQ2_S")
+    detail: str = "part"
+    sample: int = 1 << 20
+    seconds: float | None = None
+    resident: Path | None = None
+    save_every: float = 20.0
+
+    def __post_init__(self) -> None:
+        if self.chunks < 1:
+            raise UsageError("The number of chunks must be at least 1.")
+        if self.sample < 0:
+            raise UsageError("The number of weights to sample must not be negative.", "0 takes all")
+        if self.seconds is not None and self.seconds <= 0:
+            raise UsageError("The time must be more than nothing.", "as in --time 30m")
+        if not self.levels:
+            raise UsageError("At least one level is needed.", "as in --levels Q3_K,IQ2_S")
+        for level in self.levels:
+            if level not in CANDIDATES:
+                raise UsageError(
+                    f"There is no level {level}.", f"choose from {', '.join(CANDIDATES)}"
+                )
+
+
+@dataclass(frozen=True)
+class MeasureProgress:
+    """How far a measurement is; given to the progress callback.
+
+    Attributes:
+        stage: "errors" of tensors, the "reference" that the unchanged model gives, or "probes".
+        done, total: in bytes, chunks or probes.
+        what: the tensor or the group at work.
+        seconds_left: until all is done, of probes; None before that is known.
+        tokens: that are still to be run, of probes.
+    """
+
+    stage: str
+    done: int
+    total: int
+    what: str = ""
+    seconds_left: float | None = None
+    tokens: int = 0
+
+
+@dataclass(frozen=True)
+class MeasureResult:
+    """What a measurement found.
+
+    Attributes:
+        path: the file that was written.
+        sensitivity: what is in it.
+        probes: how many were made, those of an earlier run included.
+        resumed: how many an earlier run had made.
+        tokens: that were run now.
+        seconds: that it took now.
+        notes: what the user should know, one sentence each.
+    """
+
+    path: Path
+    sensitivity: Sensitivity
+    probes: int
+    resumed: int
+    tokens: int
+    seconds: float
+    notes: tuple[str, ...] = ()
