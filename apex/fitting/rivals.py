@@ -81,9 +81,10 @@ def _all(source: Source, losses: Losses, options: PlanOptions) -> Iterator[Rival
             made = named_plan(source, name, options)
         except ApexError:
             continue  # it needs importance that is not there, or rows that fit
-        if all(tensor.is_copied for tensor in made.tensors):
-            continue
-        yield Rival(name, kind, made, predicted(made, losses))
+        loss = predicted(made, losses)
+        if kind == "file type" and not loss:
+            continue  # one of few bits or for other uses; or one that keeps all as it is
+        yield Rival(name, kind, made, loss)
 
 
 def _as(
