@@ -261,7 +261,9 @@ def test_nothing_sticks_out(tmp_path: Path, width: int) -> None:
     script = """<script>const root = document.documentElement;
     parent.postMessage([root.clientWidth, root.scrollWidth,
       document.querySelector("svg").getBoundingClientRect().right,
-      document.querySelector("#grid").offsetHeight], "*")</script>"""
+      document.querySelector("#grid").offsetHeight,
+      ...[...document.querySelectorAll(".wide")].filter((e) => !e.querySelector("#grid"))
+        .map((e) => e.scrollWidth - e.clientWidth)], "*")</script>"""
     text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", frontier_page(data))
     inner.write_text(text.replace("</body>", f"{script}</body>"), encoding="utf-8")
     outer = tmp_path / "outer.html"
@@ -271,9 +273,10 @@ def test_nothing_sticks_out(tmp_path: Path, width: int) -> None:
     )
     match = re.search(r'data-seen="([^"]*)"', browse(outer, tmp_path, width=1000).dom)
     assert match is not None
-    client, scroll, right, height = map(float, match[1].split(","))
+    client, scroll, right, height, *hidden = map(float, match[1].split(","))
     assert width - 20 <= client <= width
     assert scroll <= client and right <= client and height > 200
+    assert len(hidden) == 4 and max(hidden) <= 0  # the grid alone may be behind a scrollbar
 
 
 HOSTILE = (

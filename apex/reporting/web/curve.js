@@ -97,46 +97,51 @@ function overlaps(one, other) {
     one.y < other.y + other.height && other.y < one.y + one.height;
 }
 
+// Where a name may be, seen from its point, the best place first.
+const NAME_PLACES = [
+  [8, 4, "start"], [0, -8, "middle"], [6, -8, "start"], [8, 14, "start"], [-8, -6, "end"],
+  [-8, 4, "end"], [12, -16, "start"], [-6, -18, "end"], [0, -20, "middle"], [20, -10, "start"],
+  [-8, 16, "end"], [0, 18, "middle"],
+];
+
 // A name beside its point, where there is room for it; the table has all names.
-function drawName(svg, at, mark, shape, taken) {
-  const x = at.x(mark.bytes), y = at.y(mark.kl);
-  const label = svgElement("text", { class: shape }, mark.name);
+function drawName(svg, at, mark, taken, line) {
+  const label = svgElement("text", { class: shapeOf(mark) }, mark.name);
   svg.append(label);
-  for (const [dx, dy, anchor] of [
-    [8, 4, "start"], [0, -8, "middle"], [6, -8, "start"], [8, 14, "start"], [-8, -6, "end"],
-    [-8, 4, "end"], [12, -16, "start"], [-6, -18, "end"], [0, -20, "middle"], [20, -10, "start"],
-    [-8, 16, "end"], [0, 18, "middle"],
-  ]) {
-    label.setAttribute("x", x + dx);
-    label.setAttribute("y", y + dy);
+  const move = ([dx, dy, anchor]) => {
+    label.setAttribute("x", at.x(mark.bytes) + dx);
+    label.setAttribute("y", at.y(mark.kl) + dy);
     label.setAttribute("text-anchor", anchor);
-    const box = label.getBBox();
-    const isInside = box.x >= MARGIN.left && box.x + box.width <= at.width && box.y >= 0;
-    if (isInside && !taken.some((other) => overlaps(box, other))) {
-      taken.push(box);
-      return;
-    }
-  }
-  label.remove();
+    return label.getBBox();
+  };
+  const isFree = (box, others) => box.x >= MARGIN.left && box.x + box.width <= at.width &&
+    box.y >= 0 && !others.some((other) => overlaps(box, other));
+  const place = NAME_PLACES.find((one) => isFree(move(one), [...taken, ...line])) ??
+    NAME_PLACES.find((one) => isFree(move(one), taken));
+  if (place) taken.push(move(place));
+  else label.remove();
 }
 
 function shapeOf(mark) {
   return mark.kind === "tier" ? "tier" : "file-type";
 }
 
-// Where no name may be: at the points and at the line.
-function takenPlaces(at) {
-  const around = (x, y, size) => ({ x: x - size / 2, y: y - size / 2, width: size, height: size });
-  const points = [...data.marks, ...data.measured];
-  const places = points.map((point) => around(at.x(point.bytes), at.y(point.kl), 10));
+function around(x, y, size) {
+  return { x: x - size / 2, y: y - size / 2, width: size, height: size };
+}
+
+// The line as small boxes, which names stay off where they can.
+function lineBoxes(at) {
+  const boxes = [];
   for (let x = at.x(smallest.bytes); x < at.x(largest.bytes); x += 4) {
-    places.push(around(x, at.y(files[fileAt(at.bytes(x))].kl), 4));
+    boxes.push(around(x, at.y(files[fileAt(at.bytes(x))].kl), 4));
   }
-  return places;
+  return boxes;
 }
 
 function drawMarks(svg, at) {
-  const taken = takenPlaces(at);
+  const line = lineBoxes(at), points = [...data.marks, ...data.measured];
+  const taken = points.map((point) => around(at.x(point.bytes), at.y(point.kl), 10));
   for (const step of data.knees) {
     const file = files[step + 1];
     const title = `knee: ${sizeText(file.bytes)}, predicted KL ${klText(file.kl)}`;
@@ -150,7 +155,7 @@ function drawMarks(svg, at) {
     const title = `${file.name}: ${sizeText(file.bytes)}, measured KL ${klText(file.kl)}`;
     drawPoint(svg, at, file, "measured", title);
   }
-  for (const mark of data.marks) drawName(svg, at, mark, shapeOf(mark), taken);
+  for (const mark of data.marks) drawName(svg, at, mark, taken, line);
 }
 
 // Draws everything but the chosen size. Returns what moves the marker to a file.
