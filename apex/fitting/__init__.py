@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from apex.fitting.curve import curve
-from apex.fitting.fit import Fitter, fit
+from apex.fitting.fitter import Fitter, fit
 from apex.fitting.result import Fit
 from apex.fitting.rivals import Rival
 from apex.fitting.wishes import FIT_TIERS, FORMATS, Constraints, Wish

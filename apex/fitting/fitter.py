@@ -297,9 +297,9 @@ def _check_importance(like: str, name: str, options: PlanOptions) -> None:
     if options.get("imatrix") is not None or options.get("sizes_only") or not is_tier(like):
         return
     if load_recipe(like).importance == "required":
-        what = f"The tier {name}" if name != "fit" else "A fit"
+        what = f"The tier {name}" if name != "fit" else "A file"
         raise ImatrixError(
-            f"{what} of the size of {like} needs an importance matrix, as {like} does.",
+            f"{what} of the size of {like} needs an importance matrix, as {like} itself does.",
             "give one with --imatrix FILE, or have it made with --imatrix auto",
         )
 
