@@ -61,6 +61,10 @@ class ResidentModel:
             self._context = make_context(self.file, self.model, self.options)
         return self._context
 
+    def type(self, name: str) -> str:
+        """The type of a tensor in the file."""
+        return self._tensors[name].type
+
     def room(self, name: str) -> int:
         """The most bytes that a tensor can be replaced by."""
         return self._tensors[name].bytes
