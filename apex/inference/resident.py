@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -76,16 +76,20 @@ class ResidentModel:
         self._changed.add(name)
         self._weights.replace(name, type_name, data)
 
-    def restore(self) -> None:
-        """Give back what the file has, bit for bit. Raises ModelFileError, RunError."""
-        for name in sorted(self._changed):
+    def restore(self, names: Iterable[str] | None = None) -> None:
+        """Give back what the file has, bit for bit. Raises ModelFileError, RunError.
+
+        names: of some tensors; None for all that were replaced.
+        """
+        changed = self._changed if names is None else self._changed.intersection(names)
+        for name in sorted(changed):
             tensor = self._tensors[name]
             data = np.empty(tensor.bytes, np.uint8)
             self.file.read(tensor, 0, data.data)
             self.replace(name, tensor.type, data)
             if not np.array_equal(self._weights.read(name), data):
                 raise RunError(f"The weights of {name} could not be restored.", "run it again")
-        self._changed.clear()
+        self._changed.difference_update(changed)
 
 
 class Divergences:

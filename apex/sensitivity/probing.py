@@ -87,6 +87,7 @@ class Prober:
         self._candidates = candidates
         self._resident = resident
         self._divergences = divergences
+        self._now: dict[str, str] = {}
 
     def probe(self, group: Group, level: str, tables: Tables) -> Probe:
         """Measure a group at a level. Raises ModelFileError, RunError, DataError."""
@@ -96,31 +97,41 @@ class Prober:
         label = level if level in names else min(names, key=CANDIDATES.index)
         return Probe(label, distance_of(types, tables), kl, error)
 
-    def divergence(
-        self, types: Mapping[str, str], *, as_written: bool = False
-    ) -> tuple[float, float]:
+    def divergence(self, types: Mapping[str, str]) -> tuple[float, float]:
         """Mean KL divergence of the model with these tensors so, in nats, and its standard error.
 
-        as_written: compute with them as from a file of these types, so that activations are
-            quantized too; else the weights alone are rounded, where the resident model is not
-            quantized itself.
-
-        The error is that of a mean over chunks; 0 where there is only one.
+        The weights alone are rounded, where the resident model is not quantized itself. The error
+        is that of a mean over chunks; 0 where there is only one.
         """
-        values = self.divergences(types, as_written=as_written).mean(axis=1)
+        try:
+            for name, type_name in types.items():
+                self._change(name, type_name, as_written=False)
+            values = self._divergences.measure().mean(axis=1)
+        finally:
+            self._resident.restore()
         error = float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else 0.0
         return float(values.mean()), error
 
-    def divergences(
-        self, types: Mapping[str, str], *, as_written: bool = False
-    ) -> npt.NDArray[np.float64]:
-        """The same of every position, float64 (chunks, positions)."""
-        try:
-            for name, type_name in types.items():
-                self._change(name, type_name, as_written=as_written)
-            return self._divergences.measure()
-        finally:
-            self._resident.restore()
+    def become(self, types: Mapping[str, str]) -> None:
+        """Make the model what a file with these types would be; other tensors are as in its file.
+
+        It stays so until ``restore``; what is the same as before is left as it is.
+        """
+        self._resident.restore(set(self._now) - set(types))
+        self._now = {name: kind for name, kind in self._now.items() if name in types}
+        for name, type_name in types.items():
+            if self._now.get(name) != type_name:
+                self._change(name, type_name, as_written=True)
+                self._now[name] = type_name
+
+    def measure(self) -> npt.NDArray[np.float64]:
+        """float64 (chunks, positions): KL divergence in nats of the model as it is now."""
+        return self._divergences.measure()
+
+    def restore(self) -> None:
+        """Give back all weights."""
+        self._now = {}
+        self._resident.restore()
 
     def _change(self, name: str, type_name: str, *, as_written: bool) -> None:
         tensor = self._candidates[name].tensor
