@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,12 +80,21 @@ class Judge:
         )
         tokens = selected.apart if len(selected.apart) else selected.probing
         self.chunks = len(tokens)
+        self._start, self._stop = 0, len(tokens)
         self._candidates = candidates_of(model, matrix)
         report = progress or (lambda _done, _all: None)
         self._divergences = Divergences(
             self._resident, tokens, lambda done: report(done, self.chunks)
         )
         self._prober = Prober(model, matrix, self._candidates, self._resident, self._divergences)
+
+    def halves(self) -> tuple[Judge, Judge]:
+        """The same resident model over the first half of the chunks, and over the second."""
+        first, second = copy(self), copy(self)
+        middle = (self._start + self._stop) // 2
+        first._stop = second._start = middle
+        first.chunks, second.chunks = middle - self._start, self._stop - middle
+        return first, second
 
     @contextmanager
     def session(self) -> Iterator[None]:
@@ -99,7 +109,7 @@ class Judge:
         """The model with tensors of these types, as it would run from a file of them."""
         known = {name: kind for name, kind in types.items() if name in self._candidates}
         self._prober.become(known)
-        return _judged(self._prober.measure())
+        return _judged(self._prober.measure(self._start, self._stop))
 
     def measure_plan(self, plan: Plan) -> Judged:
         """The model as a plan would write it."""

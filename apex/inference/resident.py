@@ -120,32 +120,32 @@ class Divergences:
         whole = positions * _core.Reference.row_bytes(vocabulary, 0)
         self.is_exact = available is None or whole <= _REFERENCE_SHARE * available
         self._reference = _core.Reference(vocabulary, 0 if self.is_exact else _TOP)
-        self._go(progress, is_reference=True)
+        self._go(progress, range(len(chunks)), is_reference=True)
 
     def measure(
-        self, limit: int | None = None, progress: Callable[[int], None] | None = None
+        self,
+        limit: int | None = None,
+        progress: Callable[[int], None] | None = None,
+        *,
+        start: int = 0,
     ) -> npt.NDArray[np.float64]:
         """float64 (chunks, positions): KL divergence in nats of the model as it is now.
 
-        limit: how many chunks, from the first; None for all. Raises RunError, DataError.
+        start, limit: the first chunk, and the one before which to stop; None for all. Raises
+        RunError, DataError.
         """
-        values = self._go(progress, limit=limit)
-        count = len(self.chunks) if limit is None else min(limit, len(self.chunks))
-        return values.reshape(count, -1)
+        stop = len(self.chunks) if limit is None else min(limit, len(self.chunks))
+        return self._go(progress, range(start, stop)).reshape(max(stop - start, 0), -1)
 
     def _go(
-        self,
-        progress: Callable[[int], None] | None,
-        *,
-        limit: int | None = None,
-        is_reference: bool = False,
+        self, progress: Callable[[int], None] | None, which: range, *, is_reference: bool = False
     ) -> npt.NDArray[np.float64]:
         resident, context = self._resident, self._resident.context
-        options, found, place = resident.options, [np.empty(0)], 0
+        options, found = resident.options, [np.empty(0)]
+        place = which.start * (options.context_length - self._first)
+        chunks = self.chunks[which.start : which.stop]
         with running(Path(resident.file.path)):
-            for batch in batches(
-                self.chunks[:limit], options, resident.model, first_output=self._first
-            ):
+            for batch in batches(chunks, options, resident.model, first_output=self._first):
                 if batch.begins:
                     context.clear()
                 context.decode(batch.tokens, batch.positions, batch.sequences, batch.outputs)

@@ -124,9 +124,12 @@ class Prober:
                 self._change(name, type_name, as_written=True)
                 self._now[name] = type_name
 
-    def measure(self) -> npt.NDArray[np.float64]:
-        """float64 (chunks, positions): KL divergence in nats of the model as it is now."""
-        return self._divergences.measure()
+    def measure(self, start: int = 0, stop: int | None = None) -> npt.NDArray[np.float64]:
+        """float64 (chunks, positions): KL divergence in nats of the model as it is now.
+
+        start, stop: over some of the chunks only.
+        """
+        return self._divergences.measure(stop, start=start)
 
     def restore(self) -> None:
         """Give back all weights."""
