@@ -33,7 +33,8 @@ PYTHON = {
         *("quantizing", "sources", "types", "_core"),
     },
     "fitting": {
-        *("allocation", "errors", "files", "inference", "planning", "policy", "sensitivity"),
+        *("allocation", "calibration", "errors", "files", "inference", "planning", "policy"),
+        "sensitivity",
         *("sources", "types", "_core"),
     },
     "reporting": {"errors", "files"},

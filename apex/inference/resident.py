@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +61,10 @@ class ResidentModel:
             self._context = make_context(self.file, self.model, self.options)
         return self._context
 
+    def type(self, name: str) -> str:
+        """The type of a tensor in the file."""
+        return self._tensors[name].type
+
     def room(self, name: str) -> int:
         """The most bytes that a tensor can be replaced by."""
         return self._tensors[name].bytes
@@ -72,16 +76,20 @@ class ResidentModel:
         self._changed.add(name)
         self._weights.replace(name, type_name, data)
 
-    def restore(self) -> None:
-        """Give back what the file has, bit for bit. Raises ModelFileError, RunError."""
-        for name in sorted(self._changed):
+    def restore(self, names: Iterable[str] | None = None) -> None:
+        """Give back what the file has, bit for bit. Raises ModelFileError, RunError.
+
+        names: of some tensors; None for all that were replaced.
+        """
+        changed = self._changed if names is None else self._changed.intersection(names)
+        for name in sorted(changed):
             tensor = self._tensors[name]
             data = np.empty(tensor.bytes, np.uint8)
             self.file.read(tensor, 0, data.data)
             self.replace(name, tensor.type, data)
             if not np.array_equal(self._weights.read(name), data):
                 raise RunError(f"The weights of {name} could not be restored.", "run it again")
-        self._changed.clear()
+        self._changed.difference_update(changed)
 
 
 class Divergences:
@@ -112,32 +120,32 @@ class Divergences:
         whole = positions * _core.Reference.row_bytes(vocabulary, 0)
         self.is_exact = available is None or whole <= _REFERENCE_SHARE * available
         self._reference = _core.Reference(vocabulary, 0 if self.is_exact else _TOP)
-        self._go(progress, is_reference=True)
+        self._go(progress, range(len(chunks)), is_reference=True)
 
     def measure(
-        self, limit: int | None = None, progress: Callable[[int], None] | None = None
+        self,
+        limit: int | None = None,
+        progress: Callable[[int], None] | None = None,
+        *,
+        start: int = 0,
     ) -> npt.NDArray[np.float64]:
         """float64 (chunks, positions): KL divergence in nats of the model as it is now.
 
-        limit: how many chunks, from the first; None for all. Raises RunError, DataError.
+        start, limit: the first chunk, and the one before which to stop; None for all. Raises
+        RunError, DataError.
         """
-        values = self._go(progress, limit=limit)
-        count = len(self.chunks) if limit is None else min(limit, len(self.chunks))
-        return values.reshape(count, -1)
+        stop = len(self.chunks) if limit is None else min(limit, len(self.chunks))
+        return self._go(progress, range(start, stop)).reshape(max(stop - start, 0), -1)
 
     def _go(
-        self,
-        progress: Callable[[int], None] | None,
-        *,
-        limit: int | None = None,
-        is_reference: bool = False,
+        self, progress: Callable[[int], None] | None, which: range, *, is_reference: bool = False
     ) -> npt.NDArray[np.float64]:
         resident, context = self._resident, self._resident.context
-        options, found, place = resident.options, [np.empty(0)], 0
+        options, found = resident.options, [np.empty(0)]
+        place = which.start * (options.context_length - self._first)
+        chunks = self.chunks[which.start : which.stop]
         with running(Path(resident.file.path)):
-            for batch in batches(
-                self.chunks[:limit], options, resident.model, first_output=self._first
-            ):
+            for batch in batches(chunks, options, resident.model, first_output=self._first):
                 if batch.begins:
                     context.clear()
                 context.decode(batch.tokens, batch.positions, batch.sequences, batch.outputs)

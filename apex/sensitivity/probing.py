@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from apex import _core
 from apex.files import ImportanceMatrix
@@ -18,6 +19,8 @@ __all__ = ["Prober", "types_at"]
 
 # Two probes of a group tell something about its slope where their errors differ by this much.
 _APART = 0.5
+# Types that hold rounded weights as they are.
+_FLOATS = ("F32", "F16", "BF16")
 
 Tables = Mapping[str, Mapping[str, float]]
 
@@ -84,6 +87,7 @@ class Prober:
         self._candidates = candidates
         self._resident = resident
         self._divergences = divergences
+        self._now: dict[str, str] = {}
 
     def probe(self, group: Group, level: str, tables: Tables) -> Probe:
         """Measure a group at a level. Raises ModelFileError, RunError, DataError."""
@@ -96,32 +100,69 @@ class Prober:
     def divergence(self, types: Mapping[str, str]) -> tuple[float, float]:
         """Mean KL divergence of the model with these tensors so, in nats, and its standard error.
 
-        The error is that of a mean over chunks; 0 where there is only one.
+        The weights alone are rounded, where the resident model is not quantized itself. The error
+        is that of a mean over chunks; 0 where there is only one.
         """
         try:
             for name, type_name in types.items():
-                self._resident.replace(name, type_name, self._quantized(name, type_name))
+                self._change(name, type_name, as_written=False)
             values = self._divergences.measure().mean(axis=1)
         finally:
             self._resident.restore()
         error = float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else 0.0
         return float(values.mean()), error
 
-    def _quantized(self, name: str, type_name: str) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
+    def become(self, types: Mapping[str, str]) -> None:
+        """Make the model what a file with these types would be; other tensors are as in its file.
+
+        It stays so until ``restore``; what is the same as before is left as it is.
+        """
+        self._resident.restore(set(self._now) - set(types))
+        self._now = {name: kind for name, kind in self._now.items() if name in types}
+        for name, type_name in types.items():
+            if self._now.get(name) != type_name:
+                self._change(name, type_name, as_written=True)
+                self._now[name] = type_name
+
+    def measure(self, start: int = 0, stop: int | None = None) -> npt.NDArray[np.float64]:
+        """float64 (chunks, positions): KL divergence in nats of the model as it is now.
+
+        start, stop: over some of the chunks only.
+        """
+        return self._divergences.measure(stop, start=start)
+
+    def restore(self) -> None:
+        """Give back all weights."""
+        self._now = {}
+        self._resident.restore()
+
+    def _change(self, name: str, type_name: str, *, as_written: bool) -> None:
+        tensor = self._candidates[name].tensor
+        shape = (tensor.experts, tensor.rows // tensor.experts, tensor.columns)
+        data = self._quantized(name, type_name, shape)
+        resident_type = self._resident.type(name)
+        if not as_written and resident_type in _FLOATS:
+            threads = self._resident.options.threads
+            weights = _core.dequantize(data, type_name, shape=shape, threads=threads)
+            data = _core.quantize(weights, resident_type, threads=threads)
+            type_name = resident_type
+        self._resident.replace(name, type_name, data.reshape(-1).view(np.uint8))
+
+    def _quantized(
+        self, name: str, type_name: str, shape: tuple[int, int, int]
+    ) -> npt.NDArray[np.uint8]:
         candidate = self._candidates[name]
-        tensor = candidate.tensor
-        rows = np.empty(tensor.bytes, np.uint8)
-        self._source.read(tensor, 0, rows.data)
+        rows = np.empty(candidate.tensor.bytes, np.uint8)
+        self._source.read(candidate.tensor, 0, rows.data)
         importance = None
         if candidate.importance is not None and self._matrix is not None:
             importance = candidate.importance.values(self._matrix)
-        shape = (tensor.experts, tensor.rows // tensor.experts, tensor.columns)
-        quantized = _core.quantize(
+        quantized: npt.NDArray[np.uint8] = _core.quantize(
             rows,
             type_name,
             importance,
-            src_type=tensor.type,
+            src_type=candidate.tensor.type,
             shape=shape,
             threads=self._resident.options.threads,
         )
-        return np.ascontiguousarray(quantized).reshape(-1)
+        return quantized.reshape(-1)

@@ -1,0 +1,139 @@
+"""Measures what was chosen, on the resident model and over chunks that it was not chosen by."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import copy
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from apex.calibration import Text
+from apex.files import ImportanceMatrix
+from apex.inference import Divergences, ResidentModel, RunOptions
+from apex.planning import Plan
+from apex.sensitivity import Sensitivity
+from apex.sensitivity.chunks import select_chunks
+from apex.sensitivity.errors import candidates_of
+from apex.sensitivity.probing import Prober
+from apex.sources import ModelFile, open_model
+
+__all__ = ["Judge", "Judged", "difference"]
+
+Values = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What was measured of a choice of types. KL divergence is in nats.
+
+    Attributes:
+        kl, error: its mean over positions, and the standard error of that over chunks.
+        high: at one position in a thousand it is more.
+        most: the largest.
+        values: float64 (chunks, positions), all of it.
+    """
+
+    kl: float
+    error: float
+    high: float
+    most: float
+    values: Values
+
+
+class Judge:
+    """A resident model, to be made what a plan would make of it, and measured.
+
+    Attributes:
+        chunks: how many chunks it runs over.
+    """
+
+    def __init__(
+        self,
+        model: ModelFile,
+        matrix: ImportanceMatrix | None,
+        sensitivity: Sensitivity,
+        texts: Sequence[Text],
+        run: RunOptions,
+        *,
+        chunks: int,
+        resident: Path | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """Load the model, and run it over chunks of the texts that were not measured over.
+
+        texts: as for ``measure``; without any, the built-in set. progress: called with how many of
+        the chunks were run, and how many there are. Raises RunError, UsageError.
+        """
+        file = model if resident is None else open_model(resident)
+        self._resident = ResidentModel(file, run)
+        selected = select_chunks(
+            self._resident.model,
+            texts,
+            run.context_length,
+            sensitivity.text.chunks,
+            chunks,
+        )
+        tokens = selected.apart if len(selected.apart) else selected.probing
+        self.chunks = len(tokens)
+        self._start, self._stop = 0, len(tokens)
+        self._candidates = candidates_of(model, matrix)
+        report = progress or (lambda _done, _all: None)
+        self._divergences = Divergences(
+            self._resident, tokens, lambda done: report(done, self.chunks)
+        )
+        self._prober = Prober(model, matrix, self._candidates, self._resident, self._divergences)
+
+    def halves(self) -> tuple[Judge, Judge]:
+        """The same resident model over the first half of the chunks, and over the second."""
+        first, second = copy(self), copy(self)
+        middle = (self._start + self._stop) // 2
+        first._stop = second._start = middle
+        first.chunks, second.chunks = middle - self._start, self._stop - middle
+        return first, second
+
+    @contextmanager
+    def session(self) -> Iterator[None]:
+        """Within it, weights stay changed from one measurement to the next; then all are given
+        back."""
+        try:
+            yield
+        finally:
+            self._prober.restore()
+
+    def measure(self, types: Mapping[str, str]) -> Judged:
+        """The model with tensors of these types, as it would run from a file of them."""
+        known = {name: kind for name, kind in types.items() if name in self._candidates}
+        self._prober.become(known)
+        return _judged(self._prober.measure(self._start, self._stop))
+
+    def measure_plan(self, plan: Plan) -> Judged:
+        """The model as a plan would write it."""
+        changed = (tensor for tensor in plan.tensors if not tensor.is_copied)
+        return self.measure({tensor.name: tensor.type for tensor in changed})
+
+
+def _judged(values: Values) -> Judged:
+    by_chunk = values.mean(axis=1)
+    return Judged(
+        float(values.mean()),
+        _standard_error(by_chunk),
+        float(np.quantile(values, 0.999)),
+        float(values.max()),
+        values,
+    )
+
+
+def difference(first: Judged, second: Judged) -> tuple[float, float]:
+    """By how much the first has more KL divergence, over the same positions, and its error."""
+    by_chunk = (first.values - second.values).mean(axis=1)
+    return float(by_chunk.mean()), _standard_error(by_chunk)
+
+
+def _standard_error(by_chunk: Values) -> float:
+    count = len(by_chunk)
+    return float(by_chunk.std(ddof=1)) / math.sqrt(count) if count > 1 else 0.0
