@@ -23,7 +23,7 @@ from apex.policy import is_tier, load_recipe
 from apex.sensitivity import Sensitivity, check_model, load_sensitivity, losses_of
 from apex.sensitivity.errors import needs_importance
 from apex.sources import ModelFile, open_model
-from apex.types import FILE_TYPES
+from apex.types import FILE_TYPES, TYPES
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -117,7 +117,7 @@ class Fitter:
                 return bool(self.options.get("sizes_only"))
             return isinstance(find_importance(tensors[name], matrix), ImportanceReference)
 
-        return {
+        losses = {
             name: {
                 kind: loss
                 for kind, loss in by_type.items()
@@ -125,6 +125,7 @@ class Fitter:
             }
             for name, by_type in losses_of(self.sensitivity).items()
         }
+        return {name: of for name, of in losses.items() if of}  # some rows fit no type
 
 
 class _Fitting:
@@ -327,7 +328,7 @@ def _base_of(source: ModelFile, types: Mapping[str, str]) -> str:
     """The file type that most of the weights have, which the file claims to be of."""
     weights: dict[str, int] = defaultdict(int)
     for tensor in source.tensors:
-        if tensor.name in types:
+        if tensor.name in types and TYPES[types[tensor.name]].is_quantized:
             weights[types[tensor.name]] += tensor.weights
     most = max(weights, key=lambda name: weights[name], default="Q8_0")
     named = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,6 +17,9 @@ __all__ = ["GpuRoom", "gpu_room"]
 
 # What drivers and libraries take, and what allocations lose.
 _RESERVE = 512 << 20
+
+# What llama.cpp's --cpu-moe leaves in the host's memory, heads included.
+_EXPERTS = re.compile(r"\.ffn_(up|down|gate|gate_up)_(ch)?exps")
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,7 @@ def gpu_room(
     has_output = any(tensor.name == "output.weight" for tensor in model.tensors)
 
     def is_on_gpu(name: str) -> bool:
-        if experts_on_cpu and role_of(name, layout) is Role.ROUTED:
+        if experts_on_cpu and _EXPERTS.search(name):
             return False
         layer = layer_of(name)
         if layer is not None:
