@@ -147,7 +147,7 @@ def test_a_model_for_a_gpu(demo_model: Path, sensitivity: Sensitivity, moe: bool
     run = RunOptions(context_length=1024)
     room = gpu_room(open_model(demo_model), 1 << 30, run)
     taken = room.cache + room.compute + RESERVE
-    weights = 8 * MIB if moe else 20 * MIB
+    weights = 4 * MIB if moe else 20 * MIB
     wish = Wish(vram=taken + weights, run=run, experts_on_cpu=moe)
     found = apex.fit(demo_model, sensitivity, wish)
     assert found.room is not None and found.room.weights == weights
