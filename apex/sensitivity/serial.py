@@ -12,7 +12,7 @@ from typing import Any
 
 from apex.errors import SensitivityError
 from apex.files import OutputSet, check_output
-from apex.sensitivity.data import Group, ModelIdentity, Probe, Sensitivity, TextIdentity
+from apex.sensitivity.data import Anchor, Group, ModelIdentity, Probe, Sensitivity, TextIdentity
 
 __all__ = ["load_sensitivity", "save_sensitivity"]
 
@@ -83,6 +83,10 @@ def _text(sensitivity: Sensitivity) -> str:
         "imatrix": sensitivity.imatrix,
         "floor": _digits(sensitivity.floor),
         "settings": dict(sensitivity.settings),
+        "anchors": [
+            {key: _digits(v) if isinstance(v, float) else v for key, v in asdict(anchor).items()}
+            for anchor in sensitivity.anchors
+        ],
     }
     groups = [json.dumps(_group_data(group)) for group in sensitivity.groups]
     errors = [
@@ -251,6 +255,16 @@ def _sensitivity(root: _Value) -> Sensitivity:
         },
         root["settings"].object(),
         root["is_complete"].flag(),
+        tuple(_anchor(anchor) for anchor in root["anchors"].elements()),
+    )
+
+
+def _anchor(data: _Value) -> Anchor:
+    return Anchor(
+        data["name"].text(),
+        data["loss"].number(),
+        data["kl"].number(_LEAST_KL),
+        data["error"].number(),
     )
 
 
