@@ -1,4 +1,4 @@
-"""Reports: tables and plots from the results of ``apex eval``."""
+"""Reports: tables and plots from results, and what is drawn of a frontier and of sensitivities."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from apex.files import OutputSet, check_output
+from apex.reporting.frontier_html import frontier_page
+from apex.reporting.frontier_png import frontier_plot
+from apex.reporting.heat import HeatCell, heat_map
 from apex.reporting.loading import load_results
 from apex.reporting.markdown import render_csv, render_markdown
 from apex.reporting.page import render_page
@@ -14,7 +17,7 @@ from apex.reporting.plots import draw
 from apex.reporting.results import Results
 from apex.reporting.tables import sections
 
-__all__ = ["report"]
+__all__ = ["HeatCell", "frontier_page", "frontier_plot", "heat_map", "report"]
 
 _PAGE, _MARKDOWN, _CSV = "index.html", "report.md", "results.csv"
 

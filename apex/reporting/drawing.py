@@ -5,14 +5,18 @@ from __future__ import annotations
 import io
 import math
 import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from apex.errors import UsageError
 
 if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-__all__ = ["COLOURS", "MARKERS", "Plot", "finish", "in_lines", "new_figure", "readable"]
+__all__ = ["COLOURS", "MARKERS", "Plot", "finish", "in_lines", "new_figure", "readable", "style"]
 
 # Okabe and Ito's colours, which most colour-blind people can tell apart, then others for more.
 COLOURS = (
@@ -23,6 +27,7 @@ MARKERS = ("o", "s", "^", "D", "v")
 _DPI = 150
 _LABEL_LENGTH = 36
 _FEW_DECADES = 3
+_GRID = "#dddddd"
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,20 @@ class Plot:
     title: str
     caption: str
     png: bytes
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """While it lasts, figures can be drawn. Raises UsageError without matplotlib."""
+    try:
+        import matplotlib
+    except ImportError:
+        raise UsageError(
+            "The plots need matplotlib.", "pip install 'apex-quant[report]' brings it"
+        ) from None
+    matplotlib.use("Agg")
+    with matplotlib.rc_context({"font.size": 9, "axes.grid": True, "grid.color": _GRID}):
+        yield
 
 
 def new_figure(

@@ -7,8 +7,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from apex.errors import UsageError
-from apex.reporting.drawing import COLOURS, MARKERS, Plot, finish, in_lines, new_figure, readable
+from apex.reporting.drawing import (
+    COLOURS,
+    MARKERS,
+    Plot,
+    finish,
+    in_lines,
+    new_figure,
+    readable,
+    style,
+)
 from apex.reporting.maps import draw_map
 from apex.reporting.results import Model, Number, Results, TaskResult
 from apex.reporting.tables import by_setting
@@ -19,7 +27,6 @@ if TYPE_CHECKING:
 
 __all__ = ["draw"]
 
-_GRID = "#dddddd"
 # So small a divergence is shown at the left end of a logarithmic axis.
 _SMALLEST_KL = 1e-9
 
@@ -39,15 +46,8 @@ class _Point:
 
 def draw(results: Results) -> list[Plot]:
     """Draw all that there are numbers for. Raises UsageError without matplotlib."""
-    try:
-        import matplotlib
-    except ImportError:
-        raise UsageError(
-            "The plots need matplotlib.", "pip install 'apex-quant[report]' brings it"
-        ) from None
-    matplotlib.use("Agg")
     plots = []
-    with matplotlib.rc_context({"font.size": 9, "axes.grid": True, "grid.color": _GRID}):
+    with style():
         for name, title, caption, function in _KINDS:
             figure = function(results)
             if figure is not None:

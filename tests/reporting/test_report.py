@@ -7,12 +7,11 @@ import html
 import json
 import re
 import resource
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 from matplotlib import image
+from support.browser import browse
 from support.evaluations import measured, only_perplexity, results, written
 
 import apex
@@ -115,9 +114,6 @@ def page_of_long_names(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("width", [700, 1100])
 def test_in_a_browser(page_of_long_names: Path, tmp_path: Path, width: int) -> None:
     """Headless Chromium loads every picture, shows every column, and reports no error."""
-    browser = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
-    if browser is None:
-        pytest.skip("there is no Chromium here")
     script = """<script>window.addEventListener("error", e => document.title = "failed");
     window.addEventListener("load", () => { document.body.dataset.seen = JSON.stringify({
       pictures: [...document.images].map(i => i.naturalWidth),
@@ -129,14 +125,9 @@ def test_in_a_browser(page_of_long_names: Path, tmp_path: Path, width: int) -> N
     copy.write_text(
         page_of_long_names.read_text(encoding="utf-8").replace("</head>", script + "</head>")
     )
-    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"]
-    command += ["--disable-background-networking", f"--user-data-dir={tmp_path / 'profile'}"]
-    command += [f"--window-size={width},900", "--virtual-time-budget=10000", "--dump-dom"]
-    shown = subprocess.run(
-        [*command, copy.as_uri()], capture_output=True, text=True, timeout=120, check=True
-    ).stdout
-    assert "compared with model-f16</title>" in shown
-    match = re.search(r'data-seen="([^"]*)"', shown)
+    dom = browse(copy, tmp_path, width=width).dom
+    assert "compared with model-f16</title>" in dom
+    match = re.search(r'data-seen="([^"]*)"', dom)
     assert match is not None
     seen = json.loads(match[1].replace("&quot;", '"'))
     assert len(seen["pictures"]) == 7 and min(seen["pictures"]) > 300
