@@ -27,7 +27,7 @@ from apex.sensitivity.options import MeasureCost, MeasureOptions, MeasureProgres
 from apex.sensitivity.order import probe_order
 from apex.sensitivity.pace import Pace
 from apex.sensitivity.probing import Prober, within_room
-from apex.sensitivity.residence import main_type, resident_file
+from apex.sensitivity.residence import main_type, require_same_weights, resident_file
 from apex.sensitivity.resuming import checkpoint_path, probes_of, unfinished
 from apex.sensitivity.serial import rounded, save_sensitivity
 from apex.sources import ModelFile, open_model
@@ -107,11 +107,14 @@ class _Measurement:
         seen = [name for group in self.groups if group.kind != _UNSEEN for name in group.tensors]
         if not seen:
             raise UsageError(f"{file.path} has no tensor to quantize.", "is it a language model?")
-        self.identity = identity_of(file)
-        self.room = resident_file(file, options.resident, self.identity)
+        self.room = resident_file(file, options.resident)
         self.reachable = within_room(
             {name: self.candidates[name] for name in seen}, self.room, options.levels
         )
+        identity = identity_of(file)
+        require_same_weights(self.room, file, identity)
+        samples = {name: rounded(value) for name, value in identity.samples.items()}
+        self.identity = replace(identity, samples=samples)
 
     def load(self, texts: Sequence[Text], *, built_in: bool) -> None:
         """Load the model, choose the chunks, and take over what an earlier run left."""

@@ -9,25 +9,39 @@ from apex.sensitivity.binding import differing_tensor
 from apex.sensitivity.data import ModelIdentity
 from apex.sources import ModelFile, open_model
 
-__all__ = ["main_type", "resident_file"]
+__all__ = ["main_type", "require_same_weights", "resident_file"]
 
 
-def resident_file(file: ModelFile, path: Path | None, identity: ModelIdentity) -> ModelFile:
+def resident_file(file: ModelFile, path: Path | None) -> ModelFile:
     """The file that runs in a model's place; the model itself where no path is given.
 
-    identity: of the model. Raises UsageError where the file is another model's, ModelFileError.
+    Raises UsageError where its tensors are not the model's, ModelFileError.
     """
     if path is None:
         return file
     resident = open_model(path)
     ours = {(tensor.name, tensor.shape) for tensor in file.tensors}
     theirs = {(tensor.name, tensor.shape) for tensor in resident.tensors}
-    if ours != theirs or differing_tensor(identity.samples, resident) is not None:
-        raise UsageError(
-            f"{resident.path} is not a file of the same model as {file.path}.",
-            "give a file that was made from it, such as a Q8_0 one",
-        )
+    if ours != theirs:
+        raise _other_model(resident, file)
     return resident
+
+
+def require_same_weights(resident: ModelFile, file: ModelFile, identity: ModelIdentity) -> None:
+    """Raise UsageError unless a resident file has nearly the weights of the model.
+
+    identity: of the model.
+    """
+    if resident is not file and differing_tensor(identity.samples, resident) is not None:
+        raise _other_model(resident, file)
+
+
+def _other_model(resident: ModelFile, file: ModelFile) -> UsageError:
+    return UsageError(
+        f"{resident.path} is not a file of the same model as {file.path}.",
+        "give a file that was made from it, such as a Q8_0 one; one of few bits a weight is not "
+        "recognised",
+    )
 
 
 def main_type(file: ModelFile) -> str:
