@@ -7,6 +7,7 @@ from pathlib import Path
 
 from apex.errors import UsageError
 from apex.inference import RunOptions
+from apex.sensitivity.anchors import ANCHOR_BITS
 from apex.sensitivity.data import Sensitivity
 from apex.sensitivity.errors import CANDIDATES
 
@@ -75,8 +76,9 @@ class MeasureCost:
 
     @property
     def tokens(self) -> int:
-        """That are run: by all probes, and once by the unchanged model."""
-        return (self.probes + 1) * self.chunks * self.context_length if self.probes else 0
+        """That are run: by all probes, by the anchors, and once by the unchanged model."""
+        runs = self.probes + len(ANCHOR_BITS) + 1 if self.probes else 0
+        return runs * self.chunks * self.context_length
 
 
 @dataclass(frozen=True)

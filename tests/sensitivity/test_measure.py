@@ -16,6 +16,7 @@ from apex.calibration import Text
 from apex.errors import DataError, OutputError, RunError, UsageError
 from apex.inference import Divergences, RunOptions
 from apex.inference import resident as residence
+from apex.sensitivity.anchors import ANCHOR_BITS
 from apex.sensitivity import Sensitivity, load_sensitivity
 from apex.sensitivity.measure import measure, sensitivity_path
 from apex.sensitivity.options import MeasureOptions, MeasureProgress
@@ -53,7 +54,7 @@ def test_what_is_measured(tiny_model: Path, tmp_path: Path, whole: Path) -> None
     assert found == result.sensitivity
     assert found.is_complete and result.notes == ()
     assert (result.probes, result.resumed) == (2 * GROUPS, 0)
-    assert result.tokens == (2 * GROUPS + 1) * 3 * LENGTH
+    assert result.tokens == (2 * GROUPS + 1 + len(ANCHOR_BITS)) * 3 * LENGTH
     assert found.text.names == ("animals", "numbers")
     assert (found.text.chunks, found.text.positions) == (3, 3 * LENGTH // 2)
     assert found.resident_type == "F16" and found.imatrix == ""
@@ -67,7 +68,7 @@ def test_what_is_measured(tiny_model: Path, tmp_path: Path, whole: Path) -> None
         assert group.probes[0].kl > 0 and group.probes[0].error > 0
     assert [step.stage for step in steps if step.done == 0] == ["errors", "reference", "probes"]
     last = steps[-1]
-    assert (last.done, last.total) == (2 * GROUPS - 1, 2 * GROUPS)
+    assert (last.done, last.total) == (2 * GROUPS, 2 * GROUPS)
     assert last.seconds_left is not None and last.seconds_left > 0
     assert (last.cost.groups, last.cost.probes, last.cost.chunks) == (GROUPS, 2 * GROUPS, 3)
     assert last.cost.tokens == result.tokens
@@ -223,7 +224,7 @@ def test_fewer_chunks_where_the_time_is_short(
     found = result.sensitivity
     assert found.is_complete
     assert (found.text.chunks, found.text.positions) == (2, LENGTH)
-    assert result.tokens == 3 * LENGTH + 2 * GROUPS * 2 * LENGTH
+    assert result.tokens == 3 * LENGTH + (2 * GROUPS + len(ANCHOR_BITS)) * 2 * LENGTH
     with monkeypatch.context() as patched:
         patched.setattr(Pace, "is_late", lambda self: self._made == 5)
         result = measure(tiny_model, stopped, texts=TEXTS, options=options)
