@@ -55,6 +55,14 @@ def language_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with 400 tokens only, bytes and a few words: it runs in no time."""
+    path = tmp_path_factory.mktemp("tiny") / "tiny.gguf"
+    write_language_model(path, size=400)
+    return path
+
+
+@pytest.fixture(scope="session")
 def ptx_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Path]]:
     """What nvcc makes of a source of csrc/cuda, by its name; all are compiled once."""
     folder = tmp_path_factory.mktemp("ptx")

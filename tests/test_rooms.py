@@ -29,6 +29,7 @@ PYTHON = {
     },
     "allocation": {"errors"},
     "sensitivity": {
+        "allocation",
         *("calibration", "cpu", "errors", "files", "inference", "planning", "policy"),
         *("quantizing", "sources", "types", "_core"),
     },

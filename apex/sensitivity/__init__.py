@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from apex.sensitivity.binding import check_model, identity_of
-from apex.sensitivity.data import Group, ModelIdentity, Probe, Sensitivity, TextIdentity
+from apex.sensitivity.calibration import Calibration, calibration_of
+from apex.sensitivity.data import Anchor, Group, ModelIdentity, Probe, Sensitivity, TextIdentity
 from apex.sensitivity.groups import DETAILS, KINDS, groups_of, kind_of
 from apex.sensitivity.losses import losses_of, slopes_of
 from apex.sensitivity.serial import load_sensitivity, save_sensitivity
@@ -11,11 +12,14 @@ from apex.sensitivity.serial import load_sensitivity, save_sensitivity
 __all__ = [
     "DETAILS",
     "KINDS",
+    "Anchor",
+    "Calibration",
     "Group",
     "ModelIdentity",
     "Probe",
     "Sensitivity",
     "TextIdentity",
+    "calibration_of",
     "check_model",
     "groups_of",
     "identity_of",

@@ -15,7 +15,7 @@ from apex.sensitivity.data import ModelIdentity, Sensitivity
 from apex.sources import Source, Tensor
 from apex.types import TYPES
 
-__all__ = ["check_model", "identity_of"]
+__all__ = ["check_model", "differing_tensor", "identity_of"]
 
 _SAMPLES = 16
 # BF16 and Q8_0 change the sum by up to 0.2 % in a trained model, Q4_K_M by 1.4 %. A light
@@ -69,8 +69,13 @@ def check_model(sensitivity: Sensitivity, source: Source, *, weights: bool = Tru
             f"{_difference(sensitivity, source)}.",
             _HINT,
         )
-    if weights:
-        _check_samples(measured.samples, source, measured.name)
+    differing = differing_tensor(measured.samples, source) if weights else None
+    if differing is not None:
+        raise SensitivityError(
+            f"The sensitivity was measured on another model of the same shape ({measured.name}), "
+            f"such as another fine-tune: the weights of {differing} differ.",
+            f"{_HINT}; a file of few bits a weight is not recognised",
+        )
 
 
 def _tensors_digest(source: Source) -> str:
@@ -101,7 +106,11 @@ def _can_be_sampled(tensor: Tensor) -> bool:
     return len(tensor.shape) >= 2 and TYPES[tensor.type].has_dequantizer
 
 
-def _check_samples(samples: Mapping[str, float], source: Source, measured: str) -> None:
+def differing_tensor(samples: Mapping[str, float], source: Source) -> str | None:
+    """The first tensor whose first row is not that of ``ModelIdentity.samples``, or None.
+
+    Raises ModelFileError where it cannot be read, DataError where it is NaN or infinite.
+    """
     source.require_data()
     tensors = {tensor.name: tensor for tensor in source.tensors}
     for name, theirs in samples.items():
@@ -110,11 +119,8 @@ def _check_samples(samples: Mapping[str, float], source: Source, measured: str) 
             continue
         ours = _sample(source, tensor)
         if abs(ours - theirs) > _TOLERANCE * max(ours, theirs):
-            raise SensitivityError(
-                f"The sensitivity was measured on another model of the same shape ({measured}), "
-                f"such as another fine-tune: the weights of {name} differ.",
-                f"{_HINT}; a file of few bits a weight is not recognised",
-            )
+            return name
+    return None
 
 
 def _sample(source: Source, tensor: Tensor) -> float:

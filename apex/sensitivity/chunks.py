@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from apex import _core
 from apex.calibration import Text, built_in
 from apex.errors import UsageError
 from apex.inference import Tokens, chunks_of
+from apex.sensitivity.data import TextIdentity
 
 __all__ = ["Chunks", "select_chunks"]
 
@@ -29,6 +31,13 @@ class Chunks:
     probing: Tokens
     apart: Tokens
     names: tuple[str, ...]
+
+    def identity(self, count: int) -> TextIdentity:
+        """That of a measurement over the first ``count`` chunks for probing."""
+        tokens = np.ascontiguousarray(self.probing[:count])
+        digest = hashlib.sha256(tokens.tobytes()).hexdigest()
+        length = tokens.shape[1]
+        return TextIdentity(self.names, digest, length, count, count * (length - length // 2))
 
 
 def select_chunks(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-__all__ = ["Group", "ModelIdentity", "Probe", "Sensitivity", "TextIdentity"]
+__all__ = ["Anchor", "Group", "ModelIdentity", "Probe", "Sensitivity", "TextIdentity"]
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,23 @@ class Group:
 
 
 @dataclass(frozen=True)
+class Anchor:
+    """A choice of types for the whole model, predicted and measured.
+
+    Attributes:
+        name: for people, such as "4.5 bits per weight".
+        loss: the sum of the predicted losses of its tensors, in nats.
+        kl: mean KL divergence that was measured of it as a file would run, in nats.
+        error: its standard error over chunks.
+    """
+
+    name: str
+    loss: float
+    kl: float
+    error: float
+
+
+@dataclass(frozen=True)
 class Sensitivity:
     """What quantizing each part of a model costs.
 
@@ -102,6 +119,7 @@ class Sensitivity:
             zeros would be.
         settings: how it was measured, for people.
         is_complete: whether every group has all its probes.
+        anchors: whole choices of types that were measured, to correct predictions by.
     """
 
     model: ModelIdentity
@@ -113,6 +131,7 @@ class Sensitivity:
     errors: Mapping[str, Mapping[str, float]]
     settings: Mapping[str, Any] = field(default_factory=dict)
     is_complete: bool = True
+    anchors: tuple[Anchor, ...] = ()
 
     @cached_property
     def group_of(self) -> dict[str, Group]:

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from apex.errors import UsageError
 from apex.inference import RunOptions
+from apex.sensitivity.anchors import ANCHOR_BITS
 from apex.sensitivity.data import Sensitivity
 from apex.sensitivity.errors import CANDIDATES
 
-__all__ = ["MeasureOptions", "MeasureProgress", "MeasureResult"]
+__all__ = ["MeasureCost", "MeasureOptions", "MeasureProgress", "MeasureResult"]
 
 
 @dataclass(frozen=True)
@@ -48,11 +49,36 @@ class MeasureOptions:
             raise UsageError("The time must be more than nothing.", "as in --time 30m")
         if not self.levels:
             raise UsageError("At least one level is needed.", "as in --levels Q3_K,IQ2_S")
+        if len(set(self.levels)) < len(self.levels):
+            raise UsageError("A level is given twice.", "name each type once")
         for level in self.levels:
             if level not in CANDIDATES:
                 raise UsageError(
                     f"There is no level {level}.", f"choose from {', '.join(CANDIDATES)}"
                 )
+
+
+@dataclass(frozen=True)
+class MeasureCost:
+    """What a measurement has to run.
+
+    Attributes:
+        groups: that are measured.
+        probes: that are still to be made when it begins.
+        chunks: over which each of them runs; fewer than wanted where the time is too short.
+        context_length: tokens of a chunk.
+    """
+
+    groups: int
+    probes: int
+    chunks: int
+    context_length: int
+
+    @property
+    def tokens(self) -> int:
+        """That are run: by all probes, by the anchors, and once by the unchanged model."""
+        runs = self.probes + len(ANCHOR_BITS) + 1 if self.probes else 0
+        return runs * self.chunks * self.context_length
 
 
 @dataclass(frozen=True)
@@ -62,17 +88,19 @@ class MeasureProgress:
     Attributes:
         stage: "errors" of tensors, the "reference" that the unchanged model gives, or "probes".
         done, total: in bytes, chunks or probes.
+        cost: what is to be run altogether.
+        saved: probes that are in the checkpoint.
         what: the tensor or the group at work.
         seconds_left: until all is done, of probes; None before that is known.
-        tokens: that are still to be run, of probes.
     """
 
     stage: str
     done: int
     total: int
+    cost: MeasureCost
+    saved: int = 0
     what: str = ""
     seconds_left: float | None = None
-    tokens: int = 0
 
 
 @dataclass(frozen=True)

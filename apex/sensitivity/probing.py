@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
 from apex import _core
+from apex.errors import UsageError
 from apex.files import ImportanceMatrix
 from apex.inference import Divergences, ResidentModel
 from apex.sensitivity.data import Group, Probe
 from apex.sensitivity.errors import CANDIDATES, Candidate
+from apex.sensitivity.serial import rounded
 from apex.sources import Source
+from apex.types import tensor_bytes
 
-__all__ = ["Prober", "types_at"]
+__all__ = ["Prober", "types_at", "within_room"]
 
 # Two probes of a group tell something about its slope where their errors differ by this much.
 _APART = 0.5
@@ -38,11 +43,11 @@ def types_at(
     can. Where that is hardly another error than in a probe that is known, a smaller error is
     looked for.
     """
-    order = [name for name in CANDIDATES if name in _all_types(tensors, candidates)]
     start = CANDIDATES.index(level)
-    at_most = [name for name in reversed(order) if CANDIDATES.index(name) <= start] or order[-1:]
+    possible = {name for tensor in tensors for name in candidates[tensor].types}
+    larger = [name for name in reversed(CANDIDATES[:start]) if name in possible]
     types: dict[str, str] = {}
-    for name in at_most:
+    for name in (level, *larger):
         types = {tensor: _fitting(candidates[tensor], name) for tensor in tensors}
         distance = distance_of(types, tables)
         if all(_are_apart(distance, probe.distance) for probe in known):
@@ -55,19 +60,41 @@ def distance_of(types: Mapping[str, str], tables: Tables) -> float:
     return math.fsum(tables[name][type_name] for name, type_name in types.items())
 
 
-def _all_types(tensors: Sequence[str], candidates: Mapping[str, Candidate]) -> set[str]:
-    return {name for tensor in tensors for name in candidates[tensor].types}
-
-
 def _are_apart(first: float, second: float) -> bool:
     return min(first, second) <= _APART * max(first, second)
 
 
 def _fitting(candidate: Candidate, level: str) -> str:
-    """The level's type, or the next larger candidate."""
+    """The level's type or the next larger one that the tensor can become, or its largest."""
     place = CANDIDATES.index(level)
     fitting = [name for name in candidate.types if CANDIDATES.index(name) <= place]
-    return fitting[-1] if fitting else candidate.types[-1]
+    return fitting[-1] if fitting else candidate.types[0]
+
+
+def within_room(
+    candidates: Mapping[str, Candidate], room: Source, levels: Sequence[str]
+) -> dict[str, Candidate]:
+    """The candidates with the types that are no larger than their tensors in another file.
+
+    room: the model that is resident, whose tensors can be replaced by nothing larger. Raises
+    UsageError where a tensor has no room for a level.
+    """
+    tensors = {tensor.name: tensor for tensor in room.tensors}
+    result = {}
+    for name, candidate in candidates.items():
+        there = tensors[name]
+        types = tuple(
+            each for each in candidate.types if tensor_bytes(each, there.shape) <= there.bytes
+        )
+        result[name] = replace(candidate, types=types)
+        for level in levels:
+            if not any(CANDIDATES.index(each) <= CANDIDATES.index(level) for each in types):
+                raise UsageError(
+                    f"{name} is {there.type} in {room.reference.name}, which has no room for the "
+                    f"level {level}.",
+                    "choose smaller --levels, or run a larger file of the model with --resident",
+                )
+    return result
 
 
 class Prober:
@@ -81,7 +108,10 @@ class Prober:
         resident: ResidentModel,
         divergences: Divergences,
     ) -> None:
-        """source: the model whose weights are quantized; the resident one may be another file."""
+        """source: the model whose weights are quantized; the resident one may be another file.
+
+        candidates: with types that the resident model has room for.
+        """
         self._source = source
         self._matrix = matrix
         self._candidates = candidates
@@ -89,24 +119,41 @@ class Prober:
         self._divergences = divergences
         self._now: dict[str, str] = {}
 
-    def probe(self, group: Group, level: str, tables: Tables) -> Probe:
-        """Measure a group at a level. Raises ModelFileError, RunError, DataError."""
-        types = types_at(group.tensors, level, self._candidates, tables, group.probes)
-        kl, error = self.divergence(types)
-        names = set(types.values())
-        label = level if level in names else min(names, key=CANDIDATES.index)
-        return Probe(label, distance_of(types, tables), kl, error)
+    def probe(self, group: Group, level: str, tables: Tables, chunks: int | None = None) -> Probe:
+        """Measure a group at a level; its numbers are rounded as files have them.
 
-    def divergence(self, types: Mapping[str, str]) -> tuple[float, float]:
+        chunks: over how many, from the first; None for all. Where another probe of the group was
+        made with the same types, it is given again. Raises ModelFileError, RunError, DataError.
+        """
+        types = types_at(group.tensors, level, self._candidates, tables, group.probes)
+        label = max(types.values(), key=CANDIDATES.index)  # larger ones stand in for it
+        distance = rounded(distance_of(types, tables))
+        for known in group.probes:
+            if (known.type, known.distance) == (label, distance):
+                return known
+        kl, error = self.divergence(types, chunks)
+        return Probe(label, distance, rounded(kl), rounded(error))
+
+    def rehearse(self, group: Group, level: str, tables: Tables) -> float:
+        """Seconds that it takes to change a group to a level and back. Raises as ``probe``."""
+        begin = time.monotonic()
+        try:
+            self._round(types_at(group.tensors, level, self._candidates, tables, group.probes))
+        finally:
+            self._resident.restore()
+        return time.monotonic() - begin
+
+    def divergence(
+        self, types: Mapping[str, str], chunks: int | None = None
+    ) -> tuple[float, float]:
         """Mean KL divergence of the model with these tensors so, in nats, and its standard error.
 
         The weights alone are rounded, where the resident model is not quantized itself. The error
         is that of a mean over chunks; 0 where there is only one.
         """
         try:
-            for name, type_name in types.items():
-                self._change(name, type_name, as_written=False)
-            values = self._divergences.measure().mean(axis=1)
+            self._round(types)
+            values = self._divergences.measure(chunks).mean(axis=1)
         finally:
             self._resident.restore()
         error = float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else 0.0
@@ -135,6 +182,10 @@ class Prober:
         """Give back all weights."""
         self._now = {}
         self._resident.restore()
+
+    def _round(self, types: Mapping[str, str]) -> None:
+        for name, type_name in types.items():
+            self._change(name, type_name, as_written=False)
 
     def _change(self, name: str, type_name: str, *, as_written: bool) -> None:
         tensor = self._candidates[name].tensor

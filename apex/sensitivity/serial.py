@@ -12,9 +12,9 @@ from typing import Any
 
 from apex.errors import SensitivityError
 from apex.files import OutputSet, check_output
-from apex.sensitivity.data import Group, ModelIdentity, Probe, Sensitivity, TextIdentity
+from apex.sensitivity.data import Anchor, Group, ModelIdentity, Probe, Sensitivity, TextIdentity
 
-__all__ = ["load_sensitivity", "save_sensitivity"]
+__all__ = ["load_sensitivity", "rounded", "save_sensitivity"]
 
 _FORMAT = "apex-sensitivity"
 _VERSION = 1
@@ -81,8 +81,12 @@ def _text(sensitivity: Sensitivity) -> str:
         "text": asdict(sensitivity.text),
         "resident_type": sensitivity.resident_type,
         "imatrix": sensitivity.imatrix,
-        "floor": _digits(sensitivity.floor),
+        "floor": rounded(sensitivity.floor),
         "settings": dict(sensitivity.settings),
+        "anchors": [
+            {key: rounded(v) if isinstance(v, float) else v for key, v in asdict(anchor).items()}
+            for anchor in sensitivity.anchors
+        ],
     }
     groups = [json.dumps(_group_data(group)) for group in sensitivity.groups]
     errors = [
@@ -99,9 +103,9 @@ def _group_data(group: Group) -> dict[str, Any]:
     probes = [
         {
             "type": probe.type,
-            "distance": _digits(probe.distance),
-            "kl": _digits(probe.kl),
-            "error": _digits(probe.error),
+            "distance": rounded(probe.distance),
+            "kl": rounded(probe.kl),
+            "error": rounded(probe.error),
         }
         for probe in group.probes
     ]
@@ -115,10 +119,11 @@ def _group_data(group: Group) -> dict[str, Any]:
 
 
 def _short(values: Mapping[str, float]) -> dict[str, float]:
-    return {key: _digits(value) for key, value in values.items()}
+    return {key: rounded(value) for key, value in values.items()}
 
 
-def _digits(value: float) -> float:
+def rounded(value: float) -> float:
+    """A measured number as files have it: with six significant digits."""
     return float(f"{value:.6g}")
 
 
@@ -251,6 +256,16 @@ def _sensitivity(root: _Value) -> Sensitivity:
         },
         root["settings"].object(),
         root["is_complete"].flag(),
+        tuple(_anchor(anchor) for anchor in root["anchors"].elements()),
+    )
+
+
+def _anchor(data: _Value) -> Anchor:
+    return Anchor(
+        data["name"].text(),
+        data["loss"].number(),
+        data["kl"].number(_LEAST_KL),
+        data["error"].number(),
     )
 
 

@@ -17,32 +17,34 @@ from apex.calibration import built_in_text
 VOCABULARY = Path(__file__).parents[2] / "vendor/llama.cpp/models/ggml-vocab-llama-spm.gguf"
 
 
-def write_language_model(path: Path, chat_template: str = "") -> None:
+def write_language_model(
+    path: Path, chat_template: str = "", *, size: int = 32000, width: int = WIDTH, seed: int = 7
+) -> None:
     """A llama of two layers, with random weights and the vocabulary of Llama 2 (32000 tokens, BOS).
 
-    The output matrix is large, so that some tokens are much likelier than others.
+    The output matrix is large, so that some tokens are much likelier than others. size: take only
+    so many tokens, of which the first are the bytes.
     """
     vocabulary = _core.Header.read(str(VOCABULARY))
-    size = vocabulary.key_length("tokenizer.ggml.tokens")
-    numbers = np.random.default_rng(7)
-    tensors = llama_tensors(2)
+    numbers = np.random.default_rng(seed)
+    tensors = llama_tensors(2, width, seed=0 if seed == 7 else seed)
     for name, scale in (("token_embd.weight", 1.0), ("output.weight", 1.5)):
-        weights = numbers.standard_normal((size, WIDTH), dtype=np.float32)
-        tensors[name] = (weights * np.float32(scale / WIDTH**0.5)).astype(np.float16)
+        weights = numbers.standard_normal((size, width), dtype=np.float32)
+        tensors[name] = (weights * np.float32(scale / width**0.5)).astype(np.float16)
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_block_count(2)
     writer.add_context_length(2048)
-    writer.add_embedding_length(WIDTH)
-    writer.add_feed_forward_length(2 * WIDTH)
+    writer.add_embedding_length(width)
+    writer.add_feed_forward_length(2 * width)
     writer.add_head_count(4)
     writer.add_head_count_kv(4)
     writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_rope_dimension_count(64)
+    writer.add_rope_dimension_count(width // 4)
     writer.add_file_type(1)
     writer.add_tokenizer_model(vocabulary.get("tokenizer.ggml.model"))
-    writer.add_token_list(vocabulary.get("tokenizer.ggml.tokens"))
-    writer.add_token_scores(vocabulary.get("tokenizer.ggml.scores").tolist())
-    writer.add_token_types(vocabulary.get("tokenizer.ggml.token_type").tolist())
+    writer.add_token_list(vocabulary.get("tokenizer.ggml.tokens")[:size])
+    writer.add_token_scores(vocabulary.get("tokenizer.ggml.scores")[:size].tolist())
+    writer.add_token_types(vocabulary.get("tokenizer.ggml.token_type")[:size].tolist())
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     writer.add_unk_token_id(0)
