@@ -20,7 +20,7 @@ from apex.fitting.solving import Solution, divided, solution_of
 from apex.fitting.wishes import Constraints, Wish
 from apex.planning import ImportanceReference, Plan, PlanOptions, find_importance, plan
 from apex.policy import is_tier, load_recipe
-from apex.sensitivity import Sensitivity, check_model, load_sensitivity, losses_of
+from apex.sensitivity import Sensitivity, calibration_of, check_model, load_sensitivity, losses_of
 from apex.sensitivity.errors import needs_importance
 from apex.sources import ModelFile, open_model
 from apex.types import FILE_TYPES, TYPES
@@ -168,12 +168,14 @@ class _Fitting:
         free = {name for members in self.choices.members.values() for name in members}
         losses = {name: of for name, of in self.fitter.losses.items() if name not in free}
         pinned = predicted(self.base, losses) or 0.0
+        calibration = calibration_of(self.fitter.sensitivity)
+        loss = calibration.loss(kl) - pinned
         try:
-            return self._result(solution_of(Frontier(self.choices.items).under(kl - pinned)))
+            return self._result(solution_of(Frontier(self.choices.items).under(loss)))
         except LossError as error:
             raise PlanError(
                 f"No choice of types is predicted to have a KL divergence of at most {kl:g}; the "
-                f"least is {error.least + pinned:.3g}.",
+                f"least is {calibration.kl(error.least + pinned):.3g}.",
                 "ask for more, or allow more formats",
             ) from None
 
