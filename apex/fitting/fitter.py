@@ -207,8 +207,8 @@ class _Fitting:
         smallest = fixed + _smallest_bytes(choices, on_gpu)
         if smallest > room.weights:
             raise PlanError(
-                f"The smallest weights for the GPU have {smallest / 2**30:.3f} GiB, and "
-                f"{room.weights / 2**30:.3f} GiB are left beside caches and buffers.",
+                f"The smallest weights for the GPU have {smallest:,} bytes, and {room.weights:,} "
+                "are left beside caches and buffers.",
                 "use fewer --gpu-layers, --cpu-moe, or a smaller --context",
             )
         budget = None if wish.size is None else wish.size - choices.fixed_bytes
@@ -227,8 +227,8 @@ class _Fitting:
         if self.fitter.options.get("imatrix") is None:
             hint += ": most of them need an importance matrix, --imatrix FILE"
         return PlanError(
-            f"The smallest file that can be made has {smallest:,} bytes "
-            f"({smallest / 2**30:.3f} GiB), and {budget:,} are asked for.",
+            f"The smallest file that can be made has {smallest:,} bytes, and {budget:,} are asked "
+            "for.",
             hint,
         )
 
