@@ -244,7 +244,7 @@ def _fit_tiers(
     from apex.fitting import FIT_TIERS
     from apex.sensitivity.measure import sensitivity_path
 
-    if given.sensitivity is None and not sensitivity_path(model).exists():
+    if given.pure or (given.sensitivity is None and not sensitivity_path(model).exists()):
         given.refuse_without_wish("measure the model first: apex measure MODEL")
         return []
     try:

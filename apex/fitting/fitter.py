@@ -10,10 +10,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from apex.allocation import BudgetError, Frontier, LossError
-from apex.errors import ImatrixError, PlanError
+from apex.errors import ImatrixError, PlanError, UsageError
 from apex.files import ImportanceMatrix, load_imatrix
 from apex.fitting.choices import Choices, choices_of, padded, raised
 from apex.fitting.memory import GpuRoom, gpu_room
+from apex.fitting.notes import notes_of
 from apex.fitting.result import Fit
 from apex.fitting.rivals import Rival, named_plan, predicted, rivals_of
 from apex.fitting.solving import Solution, divided, solution_of
@@ -64,6 +65,11 @@ class Fitter:
         constraints: Constraints | None = None,
         **options: Unpack[PlanOptions],
     ) -> None:
+        for option in ("tier", "file_type", "types", "pure"):
+            if options.get(option):
+                raise UsageError(
+                    f"A fit chooses the types itself, and {option} would.", f"leave out {option}"
+                )
         self.source = model if isinstance(model, ModelFile) else open_model(model)
         self.constraints = constraints or Constraints()
         self._inputs: tuple[str, ...] = ()
@@ -77,7 +83,7 @@ class Fitter:
         matrix = load_imatrix(given) if isinstance(given, (str, os.PathLike)) else given
         self.options: PlanOptions = {**options, "imatrix": matrix}
         self.losses = self._losses(matrix)
-        self._notes = _notes(sensitivity, matrix, is_real=not options.get("sizes_only"))
+        self._notes = notes_of(sensitivity, matrix, is_real=not options.get("sizes_only"))
 
     @cached_property
     def rivals(self) -> tuple[Rival, ...]:
@@ -270,30 +276,6 @@ class _Fitting:
         if budget is None:
             return max(plans, key=lambda made: made.file_bytes, default=None)
         return min(plans, key=lambda made: abs(made.file_bytes - budget), default=None)
-
-
-def _notes(
-    sensitivity: Sensitivity, matrix: ImportanceMatrix | None, *, is_real: bool
-) -> tuple[str, ...]:
-    """What the user should know about a sensitivity."""
-    notes = []
-    if not sensitivity.is_complete:
-        notes.append(
-            "The sensitivity is incomplete: what was not measured is taken from layers nearby; "
-            "apex measure goes on where it stopped."
-        )
-    if matrix is None and sensitivity.imatrix and is_real:
-        notes.append(
-            "The sensitivity was measured with an importance matrix, and without one the file will "
-            "be worse than predicted."
-        )
-    if matrix is not None and matrix.digest and matrix.digest != sensitivity.imatrix:
-        other = "with another importance matrix" if sensitivity.imatrix else "without one"
-        notes.append(
-            f"The sensitivity was measured {other}, so that what is predicted with "
-            f"{matrix.path} is less certain."
-        )
-    return tuple(notes)
 
 
 def _check_importance(like: str, name: str, options: PlanOptions) -> None:

@@ -103,7 +103,7 @@ class Fit:
         return replace(
             rival.plan,
             tier=self.plan.tier,
-            notes=(*self.plan.notes, note),
+            notes=(*dict.fromkeys((*rival.plan.notes, *self.plan.notes)), note),
             inputs=self.plan.inputs,
         )
 

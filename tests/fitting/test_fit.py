@@ -322,6 +322,17 @@ def test_wrong_wishes(wish: dict[str, float]) -> None:
         Wish(**wish)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{"tier": "quality"}, {"file_type": "Q8_0"}, {"types": {"a": "Q8_0"}}, {"pure": True}],
+)
+def test_what_else_would_choose_types(
+    demo_model: Path, sensitivity: Sensitivity, options: dict[str, str]
+) -> None:
+    with pytest.raises(UsageError, match="A fit chooses the types itself"):
+        apex.fit(demo_model, sensitivity, Wish(bits_per_weight=5), **options)  # type: ignore[arg-type]
+
+
 def test_wrong_constraints(demo_model: Path, sensitivity: Sensitivity, fitter: Fitter) -> None:
     with pytest.raises(UsageError, match="no formats 'q'"):
         Constraints("q")
