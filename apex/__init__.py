@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from apex.errors import UsageError as UsageError
     from apex.evaluation import EvalOptions as EvalOptions
     from apex.evaluation import Evaluator as Evaluator
+    from apex.fitting import Constraints as Constraints
+    from apex.fitting import Fit as Fit
+    from apex.fitting import Wish as Wish
+    from apex.fitting import fit as fit
     from apex.gpu import gpus as gpus
     from apex.planning import Plan as Plan
     from apex.planning import load_plan as load_plan
@@ -69,6 +73,7 @@ _ROOMS = {
         "UsageError",
     ),
     "evaluation": ("EvalOptions", "Evaluator"),
+    "fitting": ("Constraints", "Fit", "Wish", "fit"),
     "gpu": ("gpus",),
     "planning": ("Plan", "load_plan", "plan"),
     "policy": ("Recipe", "load_recipe", "tiers"),

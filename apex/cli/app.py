@@ -63,6 +63,7 @@ _COMMANDS = (
             "apex quantize model.gguf -o folder --tier i-quality --tier mini --imatrix auto",
             "apex quantize model.gguf out.gguf --tier balanced --tensor-type attn_v=q8_0",
             "apex quantize model.gguf out.gguf --type Q4_K_M --split-max-size 40G",
+            "apex quantize model.gguf out.gguf --size 16GiB --imatrix auto",
         ),
     ),
     _Command(
@@ -73,6 +74,17 @@ _COMMANDS = (
             "apex plan model.gguf",
             "apex plan model.gguf --tier i-quality --imatrix imatrix.gguf --tensors",
             "apex plan model.gguf --tier balanced --export types.txt",
+        ),
+    ),
+    _Command(
+        "fit",
+        "fitting",
+        "fit",
+        (
+            "apex fit model.gguf --size 16GiB --imatrix auto",
+            "apex fit model.gguf --tier fit-mini --imatrix imatrix.gguf --export types.txt",
+            "apex fit model.gguf --vram 24GiB --context 32768 --cpu-moe --imatrix auto",
+            "apex fit model.gguf --curve -o frontier --imatrix auto",
         ),
     ),
     _Command(

@@ -14,19 +14,21 @@ import typer
 from apex.cli import output
 from apex.cli.arguments import JsonArgument, OverwriteArgument, PlanArguments
 from apex.cli.calibrating import planned_matrix
+from apex.cli.fit_arguments import ChoiceArguments, is_fit_tier
+from apex.cli.fitted import fit_tier_goal, open_fitter
 from apex.cli.output import Printer, Table
 from apex.cli.values import is_automatic
-from apex.errors import ImatrixError, UsageError
+from apex.errors import ImatrixError, PlanError, SensitivityError, UsageError
 
 if TYPE_CHECKING:
     from apex import ModelFile, Plan, Recipe
     from apex.planning import PlannedTensor, PlanOptions
 
-__all__ = ["plan", "print_plan", "print_roles", "tiers"]
+__all__ = ["export_types", "plan", "print_plan", "print_roles", "print_tensors", "tiers"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShowPlanArguments(JsonArgument, OverwriteArgument, PlanArguments):
+class ShowPlanArguments(JsonArgument, OverwriteArgument, ChoiceArguments, PlanArguments):
     """What ``apex plan`` is given."""
 
     all_tiers: Annotated[
@@ -50,18 +52,20 @@ def plan(given: ShowPlanArguments) -> None:
     import apex
 
     printer = Printer(json=given.json)
+    if not is_fit_tier(given.tier) and not _is_of_all_tiers(given):
+        given.refuse_without_wish("add --tier fit-mini, or use apex fit")
     chosen = given.plan_options()
     if is_automatic(given.imatrix):
         chosen["imatrix"] = planned_matrix(given.model, printer)
     if _is_of_all_tiers(given):
-        _compare_tiers(apex.open_model(given.model), chosen, printer)
+        _compare_tiers(given, apex.open_model(given.model), chosen, printer)
         return
     plan = _plan_or_sizes(given, chosen, printer)
     if given.export is not None:
-        _export(plan, given.export, printer, overwrite=given.overwrite)
+        export_types(plan, given.export, printer, overwrite=given.overwrite)
     printer.data(plan.to_dict)
     if given.tensors:
-        _print_tensors(plan, printer)
+        print_tensors(plan, printer)
     print_plan(plan, printer)
 
 
@@ -84,20 +88,30 @@ def _is_of_all_tiers(given: ShowPlanArguments) -> bool:
 
 def _plan_or_sizes(given: ShowPlanArguments, chosen: PlanOptions, printer: Printer) -> Plan:
     """The plan; without an importance matrix that it needs, one that only shows the sizes."""
-    import apex
-
     try:
-        return apex.plan(given.model, **chosen)
+        return _plan_of(given, chosen)
     except ImatrixError as error:
         if given.imatrix is not None or given.export is not None:
             raise
-        sizes_only: PlanOptions = {**chosen, "sizes_only": True}
-        plan = apex.plan(given.model, **sizes_only)
+        plan = _plan_of(given, {**chosen, "sizes_only": True})
         printer.note(
             f"{error.message} The sizes are right without one, but quantize needs it: "
             "--imatrix FILE, or --imatrix auto to make one."
         )
         return plan
+
+
+def _plan_of(given: ShowPlanArguments, chosen: PlanOptions) -> Plan:
+    import apex
+
+    if given.tier is None or not is_fit_tier(given.tier):
+        return apex.plan(given.model, **chosen)
+    if given.file_type is not None:
+        raise UsageError("A tier and a file type are given.", "give one or the other")
+    goal = fit_tier_goal(given.tier)
+    options: PlanOptions = {**chosen, "tier": None}
+    fitter = open_fitter(given, apex.open_model(given.model), options)
+    return fitter.fit(goal.wish, goal.name).best
 
 
 def print_plan(plan: Plan, printer: Printer) -> None:
@@ -156,7 +170,8 @@ def _print_fallbacks(plan: Plan, printer: Printer) -> None:
     printer.table(table)
 
 
-def _print_tensors(plan: Plan, printer: Printer) -> None:
+def print_tensors(plan: Plan, printer: Printer) -> None:
+    """A line per tensor."""
     table = Table("", ("tensor", "shape", "from", "to", "size", "why"), ("size",))
     for tensor in plan.tensors:
         table.add(
@@ -170,7 +185,8 @@ def _print_tensors(plan: Plan, printer: Printer) -> None:
     printer.table(table)
 
 
-def _export(plan: Plan, path: Path, printer: Printer, *, overwrite: bool) -> None:
+def export_types(plan: Plan, path: Path, printer: Printer, *, overwrite: bool) -> None:
+    """Write the types as a file for llama-quantize. Raises UsageError, OutputError."""
     from apex.files import OutputSet, check_output
 
     text = plan.tensor_type_file()
@@ -188,32 +204,58 @@ def _export(plan: Plan, path: Path, printer: Printer, *, overwrite: bool) -> Non
     )
 
 
-def _compare_tiers(model: ModelFile, chosen: PlanOptions, printer: Printer) -> None:
+def _compare_tiers(
+    given: ShowPlanArguments, model: ModelFile, chosen: PlanOptions, printer: Printer
+) -> None:
     import apex
 
     plans: list[tuple[Recipe, Plan]] = []
     for recipe in apex.tiers():
         tier_options: PlanOptions = {**chosen, "tier": recipe.name, "sizes_only": True}
         plans.append((recipe, apex.plan(model, **tier_options)))
-    printer.data(lambda: [_tier_to_dict(recipe, plan) for recipe, plan in plans])
+    fitted = _fit_tiers(given, model, chosen, printer)
+    rows = [_tier_to_dict(plan, recipe.base, recipe.importance) for recipe, plan in plans]
+    rows += [_tier_to_dict(plan, plan.file_type, "required") for plan in fitted]
+    printer.data(lambda: rows)
     numbers = ("size", "bits/weight", "fallbacks")
     table = Table(
         f"{model.path.name}, {output.size(model.bytes)}, as every tier",
         ("tier", *numbers, "base", "imatrix"),
         numbers,
     )
-    for recipe, plan in plans:
+    for row in rows:
         table.add(
-            recipe.name,
-            output.size(plan.file_bytes),
-            f"{plan.bits_per_weight:.2f}",
-            len(plan.fallbacks),
-            recipe.base,
-            "needed" if recipe.importance == "required" else "no",
+            row["tier"],
+            output.size(row["file_bytes"]),
+            f"{row['bits_per_weight']:.2f}",
+            row["fallbacks"],
+            row["base"],
+            "needed" if row["importance"] == "required" else "no",
         )
     printer.table(table)
     for text in _notes_of_several(plans):
         printer.note(text)
+
+
+def _fit_tiers(
+    given: ShowPlanArguments, model: ModelFile, chosen: PlanOptions, printer: Printer
+) -> list[Plan]:
+    """The plans of the fitted tiers, where what they need is given or beside the model."""
+    from apex.fitting import FIT_TIERS
+    from apex.sensitivity.measure import sensitivity_path
+
+    if given.sensitivity is None and not sensitivity_path(model).exists():
+        given.refuse_without_wish("measure the model first: apex measure MODEL")
+        return []
+    try:
+        fitter = open_fitter(given, model, {**chosen, "sizes_only": True})
+        goals = [fit_tier_goal(name) for name in FIT_TIERS]
+        return [fitter.fit(goal.wish, goal.name).best for goal in goals]
+    except (PlanError, SensitivityError) as error:
+        if given.sensitivity is not None:
+            raise
+        printer.note(f"the fitted tiers are left out: {error.message}")
+        return []
 
 
 def _notes_of_several(plans: Sequence[tuple[Recipe, Plan]]) -> list[str]:
@@ -225,11 +267,11 @@ def _notes_of_several(plans: Sequence[tuple[Recipe, Plan]]) -> list[str]:
     return [text for text, names in tiers.items() if len(names) > 1]
 
 
-def _tier_to_dict(recipe: Recipe, plan: Plan) -> dict[str, Any]:
+def _tier_to_dict(plan: Plan, base: str, importance: str) -> dict[str, Any]:
     return {
-        "tier": recipe.name,
-        "base": recipe.base,
-        "importance": recipe.importance,
+        "tier": plan.tier,
+        "base": base,
+        "importance": importance,
         "tensor_bytes": plan.tensor_bytes,
         "file_bytes": plan.file_bytes,
         "bits_per_weight": plan.bits_per_weight,
@@ -251,6 +293,11 @@ def tiers(given: TiersArguments) -> None:
     from apex.policy import Role, recipe_text
     from apex.policy import tiers as all_tiers
 
+    if is_fit_tier(given.name):
+        raise UsageError(
+            f"The tier {given.name} has no recipe: its types are chosen for each model.",
+            f"apex fit MODEL --tier {given.name} shows them",
+        )
     if given.name is not None:
         typer.echo(recipe_text(given.name), nl=False)
         return
@@ -265,7 +312,12 @@ def tiers(given: TiersArguments) -> None:
         ]
         needed = "needed" if recipe.importance == "required" else "no"
         table.add(recipe.name, *cells, recipe.base, needed)
-    Printer().table(table)
+    printer = Printer()
+    printer.table(table)
+    printer.line(
+        "For a model that apex measure has measured, fit-quality, fit-compact, fit-mini and "
+        "fit-nano fit the types to the sizes of i-quality, i-compact, mini and nano."
+    )
 
 
 def _zones(types: Iterable[str]) -> str:

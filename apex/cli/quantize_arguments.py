@@ -17,6 +17,7 @@ from apex.cli.arguments import (
     ThreadsArgument,
     TypesArguments,
 )
+from apex.cli.fit_arguments import FitArguments
 from apex.cli.values import is_automatic, parse_layers
 from apex.errors import UsageError
 
@@ -42,8 +43,8 @@ class TargetArguments:
             "--tier",
             "--profile",
             metavar="NAME|FILE",
-            help="A tier, such as i-quality (apex tiers lists them), or a recipe of your own. "
-            "Repeatable with -o; all for every tier.",
+            help="A tier, such as i-quality (apex tiers lists them), a fitted one, such as "
+            "fit-mini, or a recipe of your own. Repeatable with -o; all for every plain tier.",
             rich_help_panel=TIER,
         ),
     ] = None
@@ -70,7 +71,13 @@ class TargetArguments:
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizeArguments(
-    QuietArgument, JsonArgument, OverwriteArgument, ThreadsArgument, TypesArguments, TargetArguments
+    QuietArgument,
+    JsonArgument,
+    OverwriteArgument,
+    ThreadsArgument,
+    TypesArguments,
+    FitArguments,
+    TargetArguments,
 ):
     """What ``apex quantize`` is given."""
 
@@ -150,20 +157,26 @@ class QuantizeArguments(
             "--gpu-layers",
             "-ngl",
             metavar="N|all",
-            help="Layers that run on GPUs, counted from the output; none by default.",
+            help="Layers that run on GPUs, counted from the output; none by default. With --vram, "
+            "those that the file is to run with; all by default.",
             rich_help_panel=_AUTO,
         ),
     ] = None
 
     def is_choosing(self) -> bool:
         """Whether anything was given that a plan decides."""
-        decided = ("tier", "file_type", *(item.name for item in fields(TypesArguments)))
+        decided = (
+            *("tier", "file_type"),
+            *(item.name for kind in (TypesArguments, FitArguments) for item in fields(kind)),
+        )
         defaults = {item.name: item.default for item in fields(self)}
         return any(getattr(self, name) != defaults[name] for name in decided)
 
     def collect_options(self) -> CollectOptions | None:
         """How an importance matrix is made; None for the defaults. Raises UsageError."""
-        given = (self.chunks, self.ctx_size, self.gpu_layers)
+        # With --vram, the layers are those that the file is to run with.
+        gpu_layers = None if self.vram is not None else self.gpu_layers
+        given = (self.chunks, self.ctx_size, gpu_layers)
         if all(value is None for value in given):
             return None
         if not is_automatic(self.imatrix):
@@ -176,6 +189,6 @@ class QuantizeArguments(
 
         run = RunOptions(
             context_length=self.ctx_size or RunOptions.context_length,
-            gpu_layers=parse_layers(self.gpu_layers or "0"),
+            gpu_layers=parse_layers(gpu_layers or "0"),
         )
         return CollectOptions(run=run, chunks=self.chunks)

@@ -83,7 +83,7 @@ def _outputs(
     printer: Printer,
 ) -> dict[Path, Plan]:
     """What is to be written; prints the plans' notes, and what is there already."""
-    outputs = plan_all(source, wanted, imatrix)
+    outputs = plan_all(given, source, wanted, imatrix)
     if wanted.folder is not None and not given.overwrite:
         outputs, done = leave_out_done(outputs)
         for path in done:
@@ -171,7 +171,7 @@ def _automatic(
     if found is not None:
         return found, None
     expected = expected_matrix(model)
-    outputs = plan_all(model, wanted, expected)
+    outputs = plan_all(given, model, wanted, expected)
     if wanted.folder is not None and not given.overwrite:
         outputs, _ = leave_out_done(outputs)
     model.require_data()

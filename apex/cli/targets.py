@@ -7,17 +7,34 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from apex.cli.fit_arguments import ChoiceArguments, is_fit_tier
+from apex.cli.fitted import Goal, fit_tier_goal, open_fitter
 from apex.errors import UsageError
 
 if TYPE_CHECKING:
-    from apex import Plan, Source
+    from apex import ModelFile, Plan
     from apex.cli.quantize_arguments import QuantizeArguments
     from apex.files import ImportanceMatrix
+    from apex.fitting import Fitter
     from apex.planning import PlanOptions
 
-__all__ = ["Wanted", "leave_out_done", "plan_all", "wanted_of"]
+__all__ = ["Target", "Wanted", "leave_out_done", "plan_all", "wanted_of"]
 
+_USE_FIT = "for example --size 16GiB, or --tier fit-mini"
 _USE = "apex quantize MODEL OUT --tier i-quality, or -o FOLDER for several files"
+
+
+@dataclass(frozen=True)
+class Target:
+    """One output.
+
+    Attributes:
+        options: of its plan.
+        goal: what its types are fitted to, or None.
+    """
+
+    options: PlanOptions
+    goal: Goal | None = None
 
 
 @dataclass(frozen=True)
@@ -28,14 +45,14 @@ class Wanted:
         model: the model.
         out: the output; None where outputs are named in ``folder``.
         folder: where the outputs go, or None.
-        options: of each plan to make.
-        plan: a plan that was made before, in place of options.
+        targets: of each plan to make.
+        plan: a plan that was made before, in place of targets.
     """
 
     model: Path
     out: Path | None
     folder: Path | None
-    options: tuple[PlanOptions, ...]
+    targets: tuple[Target, ...]
     plan: Plan | None = None
 
 
@@ -52,20 +69,29 @@ def wanted_of(given: QuantizeArguments) -> Wanted:
             f"{given.out} names one output, and -o {given.folder} names a folder for all.",
             "leave out one of the two",
         )
-    options = [given.options_for(tier, None) for tier in _tiers(given.tier or ())]
+    given.check_targets(given.tier or (), given.file_type or (), _USE_FIT)
+    targets = [_tier_target(given, tier) for tier in _tiers(given.tier or ())]
     for file_type in given.file_type or ():
         chosen = given.options_for(None, file_type)
         if given.tier:  # the widths are for the tiers
             chosen.update({"edge_layers": None, "near_layers": None})
-        options.append(chosen)
-    if len(options) > 1 and given.folder is None:
+        targets.append(Target(chosen))
+    if given.has_wish():
+        targets.append(Target(given.options_for(None, None), Goal(given.wish())))
+    if len(targets) > 1 and given.folder is None:
         raise UsageError(
-            f"{len(options)} tiers and file types do not go into one file.",
+            f"{len(targets)} tiers and file types do not go into one file.",
             "give a folder for one file each, with -o, or choose one of them",
         )
-    if not options:
-        options.append(given.options_for(None, None))
-    return Wanted(given.model, given.out, given.folder, tuple(options))
+    if not targets:
+        targets.append(Target(given.options_for(None, None)))
+    return Wanted(given.model, given.out, given.folder, tuple(targets))
+
+
+def _tier_target(given: QuantizeArguments, tier: str) -> Target:
+    if is_fit_tier(tier):
+        return Target(given.options_for(None, None), fit_tier_goal(tier))
+    return Target(given.options_for(tier, None))
 
 
 def _tiers(names: Sequence[str]) -> list[str]:
@@ -82,7 +108,7 @@ def _of_plan_file(given: QuantizeArguments, path: Path) -> Wanted:
     if given.is_choosing():
         raise UsageError(
             "A plan is complete: no option can change what it makes.",
-            "leave out the options for tiers, types, importance and shards",
+            "leave out the options for tiers, types, fits, importance and shards",
         )
     plan = load_plan(path)
     # With one name, it is the output's: the plan knows its model.
@@ -99,10 +125,12 @@ def _of_plan_file(given: QuantizeArguments, path: Path) -> Wanted:
 
 
 def plan_all(
-    source: Source, wanted: Wanted, imatrix: Path | ImportanceMatrix | None
+    given: ChoiceArguments,
+    source: ModelFile,
+    wanted: Wanted,
+    imatrix: Path | ImportanceMatrix | None,
 ) -> dict[Path, Plan]:
     """The plan of every output, by its name."""
-    import apex
     from apex.files import load_imatrix
     from apex.quantizing import output_name
 
@@ -111,10 +139,7 @@ def plan_all(
     else:
         # Opened once for all plans.
         matrix = load_imatrix(imatrix) if isinstance(imatrix, Path) else imatrix
-        plans = [
-            apex.plan(source, **with_matrix(options, matrix, joint=wanted.folder is not None))
-            for options in wanted.options
-        ]
+        plans = _plans(given, source, wanted, matrix)
     if wanted.folder is None:
         assert wanted.out is not None
         return {wanted.out: plans[0]}
@@ -125,6 +150,24 @@ def plan_all(
             raise UsageError(f"{path} would be written twice.", "give every target once")
         result[path] = plan
     return result
+
+
+def _plans(
+    given: ChoiceArguments, source: ModelFile, wanted: Wanted, matrix: ImportanceMatrix | None
+) -> list[Plan]:
+    import apex
+
+    plans = []
+    fitter: Fitter | None = None  # the options of all fits are the same
+    for target in wanted.targets:
+        options = with_matrix(target.options, matrix, joint=wanted.folder is not None)
+        if target.goal is None:
+            plans.append(apex.plan(source, **options))
+            continue
+        if fitter is None:
+            fitter = open_fitter(given, source, options)
+        plans.append(fitter.fit(target.goal.wish, target.goal.name).best)
+    return plans
 
 
 def with_matrix(

@@ -11,7 +11,14 @@ from apex.errors import UsageError
 if TYPE_CHECKING:
     from apex.planning.options import MetadataValue
 
-__all__ = ["is_automatic", "parse_devices", "parse_layers", "parse_override", "parse_size"]
+__all__ = [
+    "is_automatic",
+    "parse_bytes",
+    "parse_devices",
+    "parse_layers",
+    "parse_override",
+    "parse_size",
+]
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", re.IGNORECASE | re.ASCII)
 
@@ -34,6 +41,14 @@ def parse_size(text: str, option: str, unit: int = 1024) -> int:
     if size < 1:
         raise UsageError(f"{option} {text} is not a size.", "write it like 2G or 500M")
     return size
+
+
+def parse_bytes(text: str, option: str) -> int:
+    """Bytes from "16GiB" or "16G", powers of 1024, from "16GB", powers of 1000, or plain bytes.
+
+    Raises UsageError.
+    """
+    return parse_size(text, option, 1000 if text.strip().upper().endswith("B") else 1024)
 
 
 def parse_devices(text: str | None) -> list[int] | None:

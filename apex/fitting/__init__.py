@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from apex.fitting.fit import Fit, fit
+from apex.fitting.curve import curve
+from apex.fitting.fitter import Fitter, fit
+from apex.fitting.result import Fit
 from apex.fitting.rivals import Rival
 from apex.fitting.wishes import FIT_TIERS, FORMATS, Constraints, Wish
 
-__all__ = ["FIT_TIERS", "FORMATS", "Constraints", "Fit", "Rival", "Wish", "fit"]
+__all__ = ["FIT_TIERS", "FORMATS", "Constraints", "Fit", "Fitter", "Rival", "Wish", "curve", "fit"]

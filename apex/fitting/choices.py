@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from apex.allocation import Choice, Item
 from apex.errors import PlanError
 from apex.fitting.wishes import FORMATS, Constraints
 from apex.planning import Plan, PlannedTensor
-from apex.types import TYPES, tensor_bytes
+from apex.sensitivity.errors import CANDIDATES, needs_importance
+from apex.types import TYPES, fits, tensor_bytes
 
-__all__ = ["Choices", "choices_of", "padded"]
+__all__ = ["Choices", "bits_of", "choices_of", "keeps", "padded", "raised"]
 
-_PAIR = re.compile(r"ffn_(gate|up)(?=[._])")
+# Gate and up of dense, routed and shared feed-forward parts.
+_PAIR = re.compile(r"ffn_(gate|up)(?=(_exps|_chexps|_shexp)?\.([0-9]+\.)?weight$)")
+# Whose type is neither chosen nor asked for by the user.
+_KEPT = ("override", "llama.cpp", "copy")
 
 Losses = Mapping[str, Mapping[str, float]]
 
@@ -46,15 +50,19 @@ def padded(type_name: str, shape: Sequence[int], alignment: int) -> int:
     return -(-tensor_bytes(type_name, shape) // alignment) * alignment
 
 
-def choices_of(base: Plan, losses: Losses, constraints: Constraints) -> Choices:
+def choices_of(
+    base: Plan, losses: Losses, constraints: Constraints, given: Collection[str] = ()
+) -> Choices:
     """What can be chosen of a plan; its pinned tensors, and those of no known loss, stay.
+
+    given: tensors whose type something else decides.
 
     Raises PlanError where a constraint leaves a tensor no type.
     """
     tensors = [
         tensor
         for tensor in base.tensors
-        if tensor.name in losses and tensor.decided_by not in ("override", "llama.cpp", "copy")
+        if tensor.name in losses and tensor.name not in given and tensor.decided_by not in _KEPT
     ]
     alignment = base.files[0].alignment
     members: dict[str, list[PlannedTensor]] = defaultdict(list)
@@ -79,14 +87,14 @@ def _item_name(name: str) -> str:
 def _choices(
     tensors: Sequence[PlannedTensor], losses: Losses, constraints: Constraints, alignment: int
 ) -> tuple[Choice, ...]:
-    names = [name for name in losses[tensors[0].name] if name in TYPES]
-    allowed = FORMATS[constraints.formats]
     common = [
         name
-        for name in names
-        if all(name in losses[tensor.name] for tensor in tensors)
-        and (allowed is None or name in allowed)
-        and all(_is_above_floor(name, tensor, constraints) for tensor in tensors)
+        for name in losses[tensors[0].name]
+        if name in TYPES
+        and all(
+            name in losses[tensor.name] and _is_allowed(name, tensor, constraints)
+            for tensor in tensors
+        )
     ]
     if not common:
         raise PlanError(
@@ -102,10 +110,41 @@ def _choices(
     )
 
 
-def _is_above_floor(name: str, tensor: PlannedTensor, constraints: Constraints) -> bool:
+def keeps(made: Plan, constraints: Constraints) -> bool:
+    """Whether a plan's types are such as could have been chosen under the constraints."""
+    pairs: dict[str, set[str]] = defaultdict(set)
+    for tensor in made.tensors:
+        if tensor.decided_by in _KEPT:
+            continue
+        if not _is_allowed(tensor.type, tensor, constraints):
+            return False
+        pairs[_item_name(tensor.name)].add(tensor.type)
+    return not constraints.equal_pairs or all(len(types) == 1 for types in pairs.values())
+
+
+def raised(tensor: PlannedTensor, constraints: Constraints) -> str:
+    """The type of a tensor, or the next larger one that the constraints allow and its rows fit."""
+    if _is_allowed(tensor.type, tensor, constraints):
+        return tensor.type
+    larger = [
+        name
+        for name in (*CANDIDATES, *constraints.floors.values())
+        if bits_of(name) >= bits_of(tensor.type)
+        and not needs_importance(name)
+        and fits(name, tensor.source.columns)
+        and _is_allowed(name, tensor, constraints)
+    ]
+    return min(larger, key=bits_of, default=tensor.type)
+
+
+def _is_allowed(name: str, tensor: PlannedTensor, constraints: Constraints) -> bool:
+    allowed = FORMATS[constraints.formats]
+    if allowed is not None and name not in allowed and TYPES[name].is_quantized:
+        return False
     floor = constraints.floors.get(tensor.role)
-    return floor is None or _bits(name) >= _bits(floor)
+    return floor is None or bits_of(name) >= bits_of(floor)
 
 
-def _bits(name: str) -> float:
+def bits_of(name: str) -> float:
+    """Bits per weight of a type."""
     return 8 * TYPES[name].block_bytes / TYPES[name].block_weights

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,6 +18,9 @@ __all__ = ["GpuRoom", "gpu_room"]
 # What drivers and libraries take, and what allocations lose.
 _RESERVE = 512 << 20
 
+# What llama.cpp's --cpu-moe leaves in the host's memory, heads included.
+_EXPERTS = re.compile(r"\.ffn_(up|down|gate|gate_up)_(ch)?exps")
+
 
 @dataclass(frozen=True)
 class GpuRoom:
@@ -26,14 +30,12 @@ class GpuRoom:
         weights: bytes that are left for weights.
         cache, compute: bytes that the context's caches and buffers take.
         is_on_gpu: by name, whether a tensor lies there.
-        holds_all: whether all do.
     """
 
     weights: int
     cache: int
     compute: int
     is_on_gpu: Callable[[str], bool]
-    holds_all: bool
 
 
 def gpu_room(
@@ -76,17 +78,22 @@ def gpu_room(
             "use a smaller --context, --cache-type-k q8_0, or fewer --gpu-layers",
         )
 
+    has_output = any(tensor.name == "output.weight" for tensor in model.tensors)
+
     def is_on_gpu(name: str) -> bool:
-        if experts_on_cpu and role_of(name, layout) is Role.ROUTED:
+        if experts_on_cpu and _EXPERTS.search(name):
             return False
         layer = layer_of(name)
         if layer is not None:
             return layer >= first
-        # libllama leaves the embedding where it is read, row by row.
-        return role_of(name, layout) is not Role.EMBEDDING and layers != 0
+        # libllama leaves the embedding where it is read, row by row, and copies it to the GPU
+        # where it is the output too.
+        is_read = role_of(name, layout) is Role.EMBEDDING and (
+            has_output or name != "token_embd.weight"
+        )
+        return layers != 0 and not is_read
 
-    holds_all = first == 0 and not experts_on_cpu
-    return GpuRoom(left, cache, need["compute"], is_on_gpu, holds_all)
+    return GpuRoom(left, cache, need["compute"], is_on_gpu)
 
 
 def _gib(count: int) -> str:

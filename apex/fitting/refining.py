@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from apex.allocation import Choice, Frontier, Item
-from apex.fitting.fit import Fit
 from apex.fitting.judging import Judge, Judged, difference
+from apex.fitting.result import Fit
 from apex.sensitivity import Sensitivity
 
 __all__ = ["Refined", "Round", "refine", "scaled"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ from apex.errors import ApexError, UsageError
 from apex.planning import Plan, PlanOptions, plan
 from apex.policy import is_tier, load_recipe, tiers
 from apex.sources import Source
-from apex.types import FILE_TYPES
+from apex.types import FILE_TYPES, TYPES
 
 __all__ = ["Rival", "named_plan", "predicted", "rivals_of"]
 
@@ -35,15 +36,15 @@ class Rival:
 
 def predicted(made: Plan, losses: Losses) -> float | None:
     """The predicted KL divergence of a plan; None where the error of a type is not known."""
-    total = 0.0
+    found = []
     for tensor in made.tensors:
-        if tensor.name not in losses or tensor.is_copied:
+        if tensor.name not in losses or tensor.is_copied or not TYPES[tensor.type].is_quantized:
             continue
         loss = losses[tensor.name].get(tensor.type)
         if loss is None:
             return None
-        total += loss
-    return total
+        found.append(loss)
+    return math.fsum(found)  # the same whatever the order of the tensors
 
 
 def named_plan(source: Source, name: str, options: PlanOptions) -> Plan:
@@ -67,7 +68,7 @@ def rivals_of(source: Source, losses: Losses, options: PlanOptions) -> tuple[Riv
 
 
 def _all(source: Source, losses: Losses, options: PlanOptions) -> Iterator[Rival]:
-    has_matrix = options.get("imatrix") is not None
+    has_matrix = options.get("imatrix") is not None or bool(options.get("sizes_only"))
     names = [
         recipe.name
         for recipe in tiers()

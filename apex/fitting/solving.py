@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from apex.allocation import Allocation, Choice, Frontier, Item
 
@@ -48,23 +48,25 @@ def divided(
     """The least loss with at most ``gpu_budget`` bytes on the GPU, and ``budget`` everywhere.
 
     Without a budget for everything, what is not on the GPU gets bytes as long as they save as much
-    as the last one there. Raises BudgetError.
+    as the last one there, and the bound is for the sizes that both came to. Raises BudgetError.
     """
     inside = [item for item in items if is_on_gpu(item)]
     outside = [item for item in items if not is_on_gpu(item)]
-    if budget is not None:
-        whole = Frontier(items).within(budget)
-        names = {item.name for item in inside}
-        taken = sum(choice.bytes for name, choice in whole.choices.items() if name in names)
-        if taken <= gpu_budget:
-            return solution_of(whole)
     on_gpu = Frontier(inside).within(gpu_budget)
-    if not outside:
-        return solution_of(on_gpu)
     rest = Frontier(outside)
-    if budget is not None:
-        return solution_of(on_gpu, rest.within(budget - on_gpu.bytes))
-    return solution_of(on_gpu, _at_price(rest, on_gpu.price))
+    if budget is None:
+        return solution_of(on_gpu, _at_price(rest, on_gpu.price))
+    whole = Frontier(items).within(budget)
+    names = {item.name for item in inside}
+    taken = sum(choice.bytes for name, choice in whole.choices.items() if name in names)
+    if taken <= gpu_budget:
+        return solution_of(whole)
+    # The GPU is full, and the rest takes what it leaves: losses are convex in bytes, nearly.
+    found = solution_of(on_gpu, beside := rest.within(budget - on_gpu.bytes))
+    # By Lagrange's multipliers that is a bound where a byte on the GPU is worth more than another.
+    if on_gpu.price >= beside.price:
+        return replace(found, bound=max(found.bound, whole.bound))
+    return replace(found, bound=whole.bound)
 
 
 def _at_price(frontier: Frontier, price: float) -> Allocation:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from apex.errors import UsageError
 from apex.inference import RunOptions
 from apex.policy import Role
+from apex.types import TYPES
 
 __all__ = ["FIT_TIERS", "FORMATS", "Constraints", "Wish"]
 
@@ -93,3 +94,9 @@ class Constraints:
             raise UsageError(
                 f"There are no formats {self.formats!r}.", f"choose {'; '.join(FORMATS)}"
             )
+        for role, name in self.floors.items():
+            if name not in TYPES or not TYPES[name].has_quantizer:
+                raise UsageError(
+                    f"There is no type {name} to quantize to (the floor of {role.value}).",
+                    "as in --floor attention=Q6_K",
+                )

@@ -1,0 +1,340 @@
+"""Chooses the types of a model's tensors for a size, a quality or a GPU."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from apex.allocation import BudgetError, Frontier, LossError
+from apex.errors import ImatrixError, PlanError
+from apex.files import ImportanceMatrix, load_imatrix
+from apex.fitting.choices import Choices, choices_of, padded, raised
+from apex.fitting.memory import GpuRoom, gpu_room
+from apex.fitting.result import Fit
+from apex.fitting.rivals import Rival, named_plan, predicted, rivals_of
+from apex.fitting.solving import Solution, divided, solution_of
+from apex.fitting.wishes import Constraints, Wish
+from apex.planning import ImportanceReference, Plan, PlanOptions, find_importance, plan
+from apex.policy import is_tier, load_recipe
+from apex.sensitivity import Sensitivity, check_model, load_sensitivity, losses_of
+from apex.sensitivity.errors import needs_importance
+from apex.sources import ModelFile, open_model
+from apex.types import FILE_TYPES, TYPES
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["Fitter", "fit"]
+
+
+def fit(
+    model: str | os.PathLike[str] | ModelFile,
+    sensitivity: str | os.PathLike[str] | Sensitivity,
+    wish: Wish,
+    constraints: Constraints | None = None,
+    *,
+    name: str | None = None,
+    **options: Unpack[PlanOptions],
+) -> Fit:
+    """Choose the type of every tensor so that the predicted KL divergence is least.
+
+    sensitivity: what was measured of the model, or the file that it is in.
+    name: what the plan is called in place of a tier, such as fit-mini.
+    options: as for ``plan``, without a tier, a file type or types; rules for single tensors pin
+        them.
+
+    Of the model the header is read, and a few rows by which it is known to be the one that was
+    measured. Raises SensitivityError, PlanError where the size cannot be reached, and as ``plan``
+    does.
+    """
+    return Fitter(model, sensitivity, constraints, **options).fit(wish, name)
+
+
+class Fitter:
+    """Fits a model to one wish after the other; the arguments are those of ``fit``."""
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | ModelFile,
+        sensitivity: str | os.PathLike[str] | Sensitivity,
+        constraints: Constraints | None = None,
+        **options: Unpack[PlanOptions],
+    ) -> None:
+        self.source = model if isinstance(model, ModelFile) else open_model(model)
+        self.constraints = constraints or Constraints()
+        self._inputs: tuple[str, ...] = ()
+        if isinstance(sensitivity, (str, os.PathLike)):
+            self._inputs = (os.fspath(sensitivity),)
+            sensitivity = load_sensitivity(sensitivity)
+        self.sensitivity = sensitivity
+        # Of a header alone there are no rows to look at.
+        check_model(sensitivity, self.source, weights=not self.source.missing)
+        given = options.get("imatrix")
+        matrix = load_imatrix(given) if isinstance(given, (str, os.PathLike)) else given
+        self.options: PlanOptions = {**options, "imatrix": matrix}
+        self.losses = self._losses(matrix)
+        self._notes = _notes(sensitivity, matrix, is_real=not options.get("sizes_only"))
+
+    @cached_property
+    def rivals(self) -> tuple[Rival, ...]:
+        """What a fitted file has to beat."""
+        return rivals_of(self.source, self.losses, self.options)
+
+    def fit(self, wish: Wish, name: str | None = None) -> Fit:
+        """Choose types, as the function ``fit`` does."""
+        return _Fitting(self, wish, name or "fit").fit()
+
+    def named(self, name: str) -> Plan:
+        """The plan of a tier or a file type."""
+        return named_plan(self.source, name, self.options)
+
+    def plan(self, types: Mapping[str, str], title: str) -> Plan:
+        """A plan with these types."""
+        wanted: PlanOptions = {
+            **self.options,
+            "file_type": _base_of(self.source, types),
+            "types": types,
+            "types_origin": f"{title}: by measurement",
+            "title": title,
+            "edge_layers": None,  # those of the namesake
+            "near_layers": None,
+        }
+        made = plan(self.source, **wanted)
+        return replace(
+            made, notes=(*made.notes, *self._notes), inputs=(*made.inputs, *self._inputs)
+        )
+
+    def _losses(self, matrix: ImportanceMatrix | None) -> dict[str, dict[str, float]]:
+        """Of the types that each tensor may become with the importance that it has."""
+        tensors = {tensor.name: tensor for tensor in self.source.tensors}
+
+        def has_importance(name: str) -> bool:
+            if matrix is None:
+                return bool(self.options.get("sizes_only"))
+            return isinstance(find_importance(tensors[name], matrix), ImportanceReference)
+
+        losses = {
+            name: {
+                kind: loss
+                for kind, loss in by_type.items()
+                if not needs_importance(kind) or has_importance(name)
+            }
+            for name, by_type in losses_of(self.sensitivity).items()
+        }
+        return {name: of for name, of in losses.items() if of}  # some rows fit no type
+
+
+class _Fitting:
+    """One wish."""
+
+    def __init__(self, fitter: Fitter, wish: Wish, name: str) -> None:
+        self.fitter = fitter
+        self.wish = wish
+        self.name = name
+        self.budget = self._budget()
+        self.pinned = self._pinned()
+        self.base = fitter.plan(self.pinned, name)
+        self.choices = choices_of(
+            self.base, fitter.losses, fitter.constraints, _given(fitter.source, fitter.options)
+        )
+
+    def fit(self) -> Fit:
+        if self.wish.vram is not None:
+            return self._for_gpu(self.wish.vram)
+        if self.wish.kl is not None:
+            return self._under(self.wish.kl)
+        assert self.budget is not None
+        return self._within(self.budget)
+
+    def _result(self, solution: Solution, room: GpuRoom | None = None) -> Fit:
+        types = {**self.pinned, **self.choices.types(solution.choices)}
+        return Fit(
+            self.fitter.plan(types, self.name),
+            solution,
+            self.budget,
+            self.choices,
+            self.fitter.losses,
+            self.fitter.rivals,
+            self.fitter.constraints,
+            self.fitter.sensitivity,
+            room,
+        )
+
+    def _under(self, kl: float) -> Fit:
+        free = {name for members in self.choices.members.values() for name in members}
+        losses = {name: of for name, of in self.fitter.losses.items() if name not in free}
+        pinned = predicted(self.base, losses) or 0.0
+        try:
+            return self._result(solution_of(Frontier(self.choices.items).under(kl - pinned)))
+        except LossError as error:
+            raise PlanError(
+                f"No choice of types is predicted to have a KL divergence of at most {kl:g}; the "
+                f"least is {error.least + pinned:.3g}.",
+                "ask for more, or allow more formats",
+            ) from None
+
+    def _within(self, budget: int) -> Fit:
+        try:
+            room = budget - self.choices.fixed_bytes
+            return self._result(solution_of(Frontier(self.choices.items).within(room)))
+        except BudgetError as error:
+            raise self._too_small(error.smallest, budget) from None
+
+    def _for_gpu(self, vram: int) -> Fit:
+        wish, choices = self.wish, self.choices
+        room = gpu_room(
+            self.fitter.source,
+            vram,
+            wish.run,
+            layers=wish.gpu_layers,
+            experts_on_cpu=wish.experts_on_cpu,
+        )
+        on_gpu = {
+            item.name for item in choices.items if room.is_on_gpu(choices.members[item.name][0])
+        }
+        chosen = {name for members in choices.members.values() for name in members}
+        fixed = sum(
+            tensor.bytes
+            for tensor in self.base.tensors
+            if tensor.name not in chosen and room.is_on_gpu(tensor.name)
+        )
+        smallest = fixed + _smallest_bytes(choices, on_gpu)
+        if smallest > room.weights:
+            raise PlanError(
+                f"The smallest weights for the GPU have {smallest / 2**30:.3f} GiB, and "
+                f"{room.weights / 2**30:.3f} GiB are left beside caches and buffers.",
+                "use fewer --gpu-layers, --cpu-moe, or a smaller --context",
+            )
+        budget = None if wish.size is None else wish.size - choices.fixed_bytes
+        try:
+            solution = divided(
+                choices.items, lambda item: item.name in on_gpu, room.weights - fixed, budget
+            )
+        except BudgetError as error:
+            assert wish.size is not None
+            raise self._too_small(error.smallest, wish.size) from None
+        return self._result(solution, room)
+
+    def _too_small(self, smallest: int, budget: int) -> PlanError:
+        smallest += self.choices.fixed_bytes
+        hint = "ask for a larger size, or allow smaller types"
+        if self.fitter.options.get("imatrix") is None:
+            hint += ": most of them need an importance matrix, --imatrix FILE"
+        return PlanError(
+            f"The smallest file that can be made has {smallest:,} bytes "
+            f"({smallest / 2**30:.3f} GiB), and {budget:,} are asked for.",
+            hint,
+        )
+
+    def _budget(self) -> int | None:
+        """Bytes of the file; None where something else is asked for."""
+        wish = self.wish
+        if wish.bits_per_weight is not None:
+            some = self.fitter.named("Q8_0")
+            alignment = some.files[0].alignment
+            header = some.file_bytes - sum(
+                padded(tensor.type, tensor.source.shape, alignment) for tensor in some.tensors
+            )
+            return header + int(wish.bits_per_weight * some.weights / 8)
+        if wish.like is not None:
+            _check_importance(wish.like, self.name, self.fitter.options)
+            return self.fitter.named(wish.like).file_bytes
+        return wish.size
+
+    def _pinned(self) -> dict[str, str]:
+        """The types of tensors of which no loss is known, such as those of an MTP head.
+
+        They are those of the tier whose size the file is to have, or has most nearly; larger ones
+        where a constraint wants that.
+        """
+        losses, constraints = self.fitter.losses, self.fitter.constraints
+        nearest = self._nearest()
+        return {
+            tensor.name: raised(tensor, constraints)
+            for tensor in (nearest.tensors if nearest is not None else ())
+            if tensor.name not in losses and tensor.decided_by in ("tier", "file type")
+        }
+
+    def _nearest(self) -> Plan | None:
+        """The namesake, or the tier of the size most like what is asked for."""
+        if self.wish.like is not None:
+            return self.fitter.named(self.wish.like)
+        plans = [rival.plan for rival in self.fitter.rivals if rival.kind == "tier"]
+        budget = self.budget
+        if budget is None:
+            return max(plans, key=lambda made: made.file_bytes, default=None)
+        return min(plans, key=lambda made: abs(made.file_bytes - budget), default=None)
+
+
+def _notes(
+    sensitivity: Sensitivity, matrix: ImportanceMatrix | None, *, is_real: bool
+) -> tuple[str, ...]:
+    """What the user should know about a sensitivity."""
+    notes = []
+    if not sensitivity.is_complete:
+        notes.append(
+            "The sensitivity is incomplete: what was not measured is taken from layers nearby; "
+            "apex measure goes on where it stopped."
+        )
+    if matrix is None and sensitivity.imatrix and is_real:
+        notes.append(
+            "The sensitivity was measured with an importance matrix, and without one the file will "
+            "be worse than predicted."
+        )
+    if matrix is not None and matrix.digest and matrix.digest != sensitivity.imatrix:
+        other = "with another importance matrix" if sensitivity.imatrix else "without one"
+        notes.append(
+            f"The sensitivity was measured {other}, so that what is predicted with "
+            f"{matrix.path} is less certain."
+        )
+    return tuple(notes)
+
+
+def _check_importance(like: str, name: str, options: PlanOptions) -> None:
+    if options.get("imatrix") is not None or options.get("sizes_only") or not is_tier(like):
+        return
+    if load_recipe(like).importance == "required":
+        what = f"The tier {name}" if name != "fit" else "A file"
+        raise ImatrixError(
+            f"{what} of the size of {like} needs an importance matrix, as {like} itself does.",
+            "give one with --imatrix FILE, or have it made with --imatrix auto",
+        )
+
+
+def _given(source: ModelFile, options: PlanOptions) -> set[str]:
+    """The tensors whose type an option of their own decides, before everything else."""
+    names = {tensor.name for tensor in source.tensors}
+    output = "output.weight" if "output.weight" in names else "token_embd.weight"
+    given = set()
+    if options.get("output_tensor_type") is not None:
+        given.add(output)
+    if options.get("token_embedding_type") is not None:
+        given.add("token_embd.weight")
+    return given
+
+
+def _smallest_bytes(choices: Choices, names: Collection[str]) -> int:
+    """Of these items."""
+    return sum(
+        min(choice.bytes for choice in item.choices) for item in choices.items if item.name in names
+    )
+
+
+def _base_of(source: ModelFile, types: Mapping[str, str]) -> str:
+    """The file type that most of the weights have, which the file claims to be of."""
+    weights: dict[str, int] = defaultdict(int)
+    for tensor in source.tensors:
+        if tensor.name in types and TYPES[types[tensor.name]].is_quantized:
+            weights[types[tensor.name]] += tensor.weights
+    most = max(weights, key=lambda name: weights[name], default="Q8_0")
+    named = [
+        name
+        for name, file_type in FILE_TYPES.items()
+        # llama-quantize refuses the other one of Q2_K without importance.
+        if file_type.default_type == most and name != "Q2_K_S"
+    ]
+    return named[-1] if named else "Q8_0"

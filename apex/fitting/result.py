@@ -1,0 +1,152 @@
+"""The types that were chosen for a size, a quality or a GPU, and what there is beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from apex.fitting.choices import Choices, keeps
+from apex.fitting.memory import GpuRoom
+from apex.fitting.rivals import Rival, predicted
+from apex.fitting.solving import Solution
+from apex.fitting.wishes import Constraints
+from apex.planning import Plan
+from apex.sensitivity import Sensitivity
+
+__all__ = ["Fit"]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The types that were chosen, and beside what.
+
+    Attributes:
+        plan: the plan of the fitted file; complete, and of at most the budget.
+        solution: what was chosen of ``choices``, with its predicted KL divergence.
+        budget: bytes that were asked for; None where a quality was, or a GPU.
+        choices: what there was to choose.
+        losses: by tensor and type, the predicted KL divergence in nats.
+        rivals: the tiers and file types, the smallest first.
+        constraints: what could be chosen.
+        sensitivity: what was measured of the model.
+        room: of the GPU that was asked for, or None.
+    """
+
+    plan: Plan
+    solution: Solution
+    budget: int | None
+    choices: Choices
+    losses: Mapping[str, Mapping[str, float]]
+    rivals: tuple[Rival, ...]
+    constraints: Constraints
+    sensitivity: Sensitivity
+    room: GpuRoom | None = None
+
+    @property
+    def types(self) -> dict[str, str]:
+        """By name, the types of the tensors that were chosen."""
+        return self.choices.types(self.solution.choices)
+
+    @cached_property
+    def predicted(self) -> float | None:
+        """The predicted KL divergence of ``plan`` in nats; None where a pinned type has none."""
+        return predicted(self.plan, self.losses)
+
+    @property
+    def bound(self) -> float | None:
+        """No choice of types within the budget can be predicted to have less than this, in nats."""
+        if self.predicted is None:
+            return None
+        return max(0.0, self.predicted - self.solution.loss + self.solution.bound)
+
+    @cached_property
+    def better_rival(self) -> Rival | None:
+        """The best rival that could take the fitted file's place, if it is predicted to be better.
+
+        It is not larger than what was asked for, lies within the GPU's memory, and keeps the
+        constraints.
+        """
+        if self.predicted is None:
+            return None
+        able = [
+            (rival.loss, number)
+            for number, rival in enumerate(self.rivals)
+            if rival.loss is not None and rival.loss < self.predicted and self._could_be(rival.plan)
+        ]
+        return self.rivals[min(able)[1]] if able else None
+
+    @property
+    def best(self) -> Plan:
+        """What is to be written: the fitted plan, or the better rival's under the same name."""
+        rival = self.better_rival
+        if rival is None or rival.loss is None or self.predicted is None:
+            return self.plan
+        note = (
+            f"{rival.name} is taken as it is, since its predicted KL divergence is "
+            f"{rival.loss:.3g} and that of the fitted types {self.predicted:.3g}."
+        )
+        return replace(
+            rival.plan,
+            tier=self.plan.tier,
+            notes=(*self.plan.notes, note),
+            inputs=self.plan.inputs,
+        )
+
+    def beside(self, kind: str) -> Rival | None:
+        """The largest tier, or the largest file type, that is not larger than asked for."""
+        return next(
+            (
+                rival
+                for rival in reversed(self.rivals)
+                if rival.kind == kind and rival.plan.file_bytes <= self._limit
+            ),
+            None,
+        )
+
+    def gpu_bytes(self, made: Plan) -> int:
+        """Bytes of a plan's tensors that lie on the GPU that was asked for."""
+        room = self.room
+        if room is None:
+            return 0
+        return sum(tensor.bytes for tensor in made.tensors if room.is_on_gpu(tensor.name))
+
+    def to_dict(self) -> dict[str, Any]:
+        """What was predicted, as data for JSON."""
+        room = self.room
+        return {
+            "predicted": self.predicted,
+            "bound": self.bound,
+            "budget": self.budget,
+            "bytes": self.plan.file_bytes,
+            "taken": None if self.better_rival is None else self.better_rival.name,
+            "gpu": None
+            if room is None
+            else {
+                "weights": self.gpu_bytes(self.best),
+                "room": room.weights,
+                "cache": room.cache,
+                "compute": room.compute,
+            },
+            "rivals": [
+                {
+                    "name": rival.name,
+                    "kind": rival.kind,
+                    "bytes": rival.plan.file_bytes,
+                    "predicted": rival.loss,
+                }
+                for rival in self.rivals
+            ],
+        }
+
+    @property
+    def _limit(self) -> int:
+        return max(self.budget or 0, self.plan.file_bytes)
+
+    def _could_be(self, made: Plan) -> bool:
+        return (
+            made.file_bytes <= self._limit
+            and keeps(made, self.constraints)
+            and (self.room is None or self.gpu_bytes(made) <= self.room.weights)
+        )
