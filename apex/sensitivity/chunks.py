@@ -46,8 +46,8 @@ def select_chunks(
     """Choose chunks evenly: of every text by its weight, and from all places of each.
 
     texts: none for the built-in set. The first chunks of ``probing`` are from different texts, so
-    that a part of them is diverse too. Where the texts are short there are fewer of both, but at
-    least one for probing. Raises UsageError where there is not even that.
+    that a part of them is diverse too. Where the texts are short there are fewer of both, in the
+    same proportion, but at least one for probing. Raises UsageError where there is not even that.
     """
     texts = tuple(texts) or built_in(model)
     parts = [
@@ -61,13 +61,21 @@ def select_chunks(
         )
     weights = [text.weight for text in texts]
     # Those apart come from between those for probing, so both are taken from one even choice.
-    wanted = [max(1, min(probing, total - 1)), min(apart, max(total - probing, 0))]
-    counts = _shares([len(part) for part in parts], weights, sum(wanted))
+    taken = min(total, probing + apart)
+    for_probing = max(1, round(taken * probing / (probing + apart)))
+    counts = _shares([len(part) for part in parts], weights, taken)
     chosen = [part[_even(len(part), count)] for part, count in zip(parts, counts, strict=True)]
-    order = _interleaved(counts)
-    chunks = np.stack([chosen[text][place] for text, place in order])
-    is_probing = _even_mask(len(chunks), min(wanted[0], len(chunks)))
-    return Chunks(chunks[is_probing], chunks[~is_probing], tuple(text.name for text in texts))
+    is_probing = _even_mask(taken, for_probing)
+    order = _interleaved([range(count) for count in counts])
+    probing_places: list[list[int]] = [[] for _ in texts]
+    for (text, place), wanted in zip(order, is_probing, strict=True):
+        if wanted:
+            probing_places[text].append(place)
+    run = [chosen[text][place] for text, place in _interleaved(probing_places)]
+    kept = [chosen[order[index][0]][order[index][1]] for index in np.flatnonzero(~is_probing)]
+    none = np.empty((0, length), np.int32)
+    names = tuple(text.name for text in texts)
+    return Chunks(np.stack(run), np.stack(kept) if kept else none, names)
 
 
 def _shares(available: Sequence[int], weights: Sequence[float], total: int) -> list[int]:
@@ -91,11 +99,11 @@ def _even_mask(available: int, count: int) -> npt.NDArray[np.bool_]:
     return mask
 
 
-def _interleaved(counts: Sequence[int]) -> list[tuple[int, int]]:
-    """(text, place) so that every text comes as early and as evenly as it can."""
-    places = [
-        ((2 * place + 1) / (2 * count), text, place)
-        for text, count in enumerate(counts)
-        for place in range(count)
+def _interleaved(places: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
+    """(text, place) of places in each text, so that every text comes as evenly as it can."""
+    ranked = [
+        ((2 * number + 1) / (2 * len(there)), text, place)
+        for text, there in enumerate(places)
+        for number, place in enumerate(there)
     ]
-    return [(text, place) for _, text, place in sorted(places)]
+    return [(text, place) for _, text, place in sorted(ranked)]

@@ -17,7 +17,7 @@ from apex.files import ImportanceMatrix, check_output
 from apex.inference import Divergences, ResidentModel
 from apex.policy import Layout
 from apex.quantizing import RunSettings
-from apex.sensitivity.anchors import measure_anchors
+from apex.sensitivity.anchors import ANCHOR_BITS, measure_anchors
 from apex.sensitivity.binding import identity_of
 from apex.sensitivity.chunks import select_chunks
 from apex.sensitivity.data import Sensitivity
@@ -286,7 +286,8 @@ class _Measurement:
             if time.monotonic() - self.saved_at > self.options.save_every:
                 self._save()
         else:
-            self._tell("probes", len(todo), len(todo), "whole choices of types")
+            left = len(ANCHOR_BITS) * self.pace.probe_seconds
+            self._tell("probes", len(todo), len(todo), "whole choices of types", left)
             count = self.now.text.chunks
             anchors = measure_anchors(self.now, self.reachable, prober, count)
             self.tokens += len(anchors) * count * self.options.run.context_length
