@@ -90,9 +90,12 @@ class Fitter:
         """What a fitted file has to beat."""
         return rivals_of(self.source, self.losses, self.options)
 
-    def fit(self, wish: Wish, name: str | None = None) -> Fit:
-        """Choose types, as the function ``fit`` does."""
-        return _Fitting(self, wish, name or "fit").fit()
+    def fit(self, wish: Wish, name: str | None = None, *, compare: bool = True) -> Fit:
+        """Choose types, as the function ``fit`` does.
+
+        compare: with rivals; to plan them all takes seconds for a large vocabulary.
+        """
+        return _Fitting(self, wish, name or "fit", compare).fit()
 
     def named(self, name: str) -> Plan:
         """The plan of a tier or a file type."""
@@ -137,10 +140,11 @@ class Fitter:
 class _Fitting:
     """One wish."""
 
-    def __init__(self, fitter: Fitter, wish: Wish, name: str) -> None:
+    def __init__(self, fitter: Fitter, wish: Wish, name: str, compare: bool) -> None:
         self.fitter = fitter
         self.wish = wish
         self.name = name
+        self.compare = compare
         self.budget = self._budget()
         self.pinned = self._pinned()
         self.base = fitter.plan(self.pinned, name)
@@ -164,7 +168,7 @@ class _Fitting:
             self.budget,
             self.choices,
             self.fitter.losses,
-            self.fitter.rivals,
+            self.fitter.rivals if self.compare else (),
             self.fitter.constraints,
             self.fitter.sensitivity,
             room,
