@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections import defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import replace
@@ -149,7 +150,7 @@ class _Fitting:
         self.pinned = self._pinned()
         self.base = fitter.plan(self.pinned, name)
         self.choices = choices_of(
-            self.base, fitter.losses, fitter.constraints, _given(fitter.source, fitter.options)
+            self.base, fitter.losses, fitter.constraints, _given(fitter.options)
         )
 
     def fit(self) -> Fit:
@@ -267,19 +268,20 @@ class _Fitting:
         nearest = self._nearest()
         return {
             tensor.name: raised(tensor, constraints)
-            for tensor in (nearest.tensors if nearest is not None else ())
+            for tensor in nearest.tensors
             if tensor.name not in losses and tensor.decided_by in ("tier", "file type")
         }
 
-    def _nearest(self) -> Plan | None:
-        """The namesake, or the tier of the size most like what is asked for."""
+    def _nearest(self) -> Plan:
+        """The namesake, or the tier of the size most like what is asked for; without any, Q8_0."""
         if self.wish.like is not None:
             return self.fitter.named(self.wish.like)
         plans = [rival.plan for rival in self.fitter.rivals if rival.kind == "tier"]
-        budget = self.budget
-        if budget is None:
-            return max(plans, key=lambda made: made.file_bytes, default=None)
-        return min(plans, key=lambda made: abs(made.file_bytes - budget), default=None)
+        # The largest where no size is asked for.
+        budget = self.budget if self.budget is not None else sys.maxsize
+        if not plans:
+            return self.fitter.named("Q8_0")
+        return min(plans, key=lambda made: abs(made.file_bytes - budget))
 
 
 def _check_importance(like: str, name: str, options: PlanOptions) -> None:
@@ -293,16 +295,16 @@ def _check_importance(like: str, name: str, options: PlanOptions) -> None:
         )
 
 
-def _given(source: ModelFile, options: PlanOptions) -> set[str]:
+def _given(options: PlanOptions) -> set[str]:
     """The tensors whose type an option of their own decides, before everything else."""
-    names = {tensor.name for tensor in source.tensors}
-    output = "output.weight" if "output.weight" in names else "token_embd.weight"
-    given = set()
-    if options.get("output_tensor_type") is not None:
-        given.add(output)
-    if options.get("token_embedding_type") is not None:
-        given.add("token_embd.weight")
-    return given
+    return {
+        name
+        for name, given in (
+            ("output.weight", options.get("output_tensor_type")),
+            ("token_embd.weight", options.get("token_embedding_type")),
+        )
+        if given is not None
+    }
 
 
 def _smallest_bytes(choices: Choices, names: Collection[str]) -> int:
