@@ -64,12 +64,13 @@ def test_what_is_written_is_what_the_library_writes(
     assert f"wrote {written}" in result.stdout
     run = RunOptions(context_length=16, batch_size=64)
     options = MeasureOptions(run, chunks=2, levels=("Q3_K", "Q6_K"), detail="kind")
-    apex.measure(model, folder / "same.json", texts=read_texts([text]), options=options)
+    library = apex.measure(model, folder / "same.json", texts=read_texts([text]), options=options)
     assert written.read_bytes() == (folder / "same.json").read_bytes()
-    assert "24 probes of 12 groups over 2 chunks of 16 tokens: 800 tokens to run" in result.stderr
+    cost = f"24 probes of 12 groups over 2 chunks of 16 tokens: {library.tokens:,} tokens to run"
+    assert cost in result.stderr
     assert re.search(r"the probes take about \d+ s", result.stderr)
     assert "without --imatrix, types that need an importance matrix" in result.stderr
-    assert "24 probes; 800 tokens in" in result.stdout
+    assert f"24 probes; {library.tokens:,} tokens in" in result.stdout
     rows = re.findall(
         r"^(\w[\w, ]*?)  +([\d.e-]+) +([\d.e-]+) +([\d.e-]+) +(\d+)$", result.stdout, re.MULTILINE
     )
@@ -237,8 +238,8 @@ def test_a_new_cost_is_said_and_the_time_once(capsys: pytest.CaptureFixture[str]
         progress(replace(shorter, seconds_left=600.0))
         progress(replace(shorter, done=1, seconds_left=500.0))
     assert capsys.readouterr().err.splitlines() == [
-        "6 probes of 3 groups over 8 chunks of 512 tokens: 28,672 tokens to run",
-        "6 probes of 3 groups over 1 chunk of 512 tokens: 3,584 tokens to run",
+        f"6 probes of 3 groups over 8 chunks of 512 tokens: {COST.tokens:,} tokens to run",
+        f"6 probes of 3 groups over 1 chunk of 512 tokens: {COST.tokens // 8:,} tokens to run",
         "the probes take about 10 min",
     ]
 

@@ -106,6 +106,9 @@ class FakeResident:
     def __init__(self) -> None:
         self.calls: list[tuple[str, ...]] = []
 
+    def type(self, name: str) -> str:
+        return "Q8_0"
+
     def replace(self, name: str, type_name: str, data: object) -> None:
         self.calls.append((name, type_name))
 
@@ -133,7 +136,7 @@ class FakeProber(Prober):
         resident, divergences = cast("Any", self.fake), cast("Any", FakeDivergences(error))
         super().__init__(source_of(), None, found, resident, divergences)
 
-    def _quantized(self, name: str, type_name: str) -> np.ndarray:
+    def _quantized(self, *_: Any) -> np.ndarray:
         return np.empty(0, np.uint8)
 
 
