@@ -42,7 +42,7 @@ class Beside:
 
 def path_beside(model: ModelFile) -> Path:
     """Where a model's own importance matrix is kept: ``NAME.imatrix.gguf`` in its folder."""
-    return model.path.with_name(model.path.name.removesuffix(".gguf") + ".imatrix.gguf")
+    return model.beside(".imatrix.gguf")
 
 
 def matrix_beside(model: ModelFile, options: CollectOptions | None = None) -> Beside:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
@@ -177,6 +177,11 @@ class FitArguments(ChoiceArguments):
         ),
     ] = False
 
+    # What is of no use without --vram.
+    for_a_gpu: ClassVar[tuple[str, ...]] = (
+        *("context", "cache_type_k", "cache_type_v", "gpu_layers", "cpu_moe"),
+    )
+
     def has_wish(self) -> bool:
         """Whether a size, a quality or a GPU is given."""
         return any(getattr(self, name) is not None for name in _WISHES)
@@ -186,8 +191,7 @@ class FitArguments(ChoiceArguments):
         from apex.fitting import Wish
         from apex.inference import RunOptions
 
-        if self.vram is None:
-            self._refuse_without_vram()
+        self._refuse_without_vram()
         run = RunOptions(
             context_length=self.context or _CONTEXT,
             cache_type_k=(self.cache_type_k or "f16").upper(),
@@ -223,12 +227,11 @@ class FitArguments(ChoiceArguments):
                 "--pure gives every tensor the same type, and a fit each its own.",
                 "leave out one of the two",
             )
-        if self.vram is None:
-            self._refuse_without_vram()
+        self._refuse_without_vram()
 
     def _refuse_without_vram(self) -> None:
-        for name in _WITH_VRAM:
-            if getattr(self, name):
+        for name in self.for_a_gpu:
+            if self.vram is None and getattr(self, name):
                 raise UsageError(
                     f"{_option(name)} says what a GPU must hold, and its memory is not given.",
                     "add --vram, as in --vram 24GiB",
@@ -236,7 +239,6 @@ class FitArguments(ChoiceArguments):
 
 
 _WISHES = ("size", "bpw", "like", "kl", "vram")
-_WITH_VRAM = ("context", "cache_type_k", "cache_type_v", "cpu_moe")
 _ONLY_FITS = ("sensitivity", "formats", "floor", "equal_pairs")
 
 

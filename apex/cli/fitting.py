@@ -147,9 +147,8 @@ def print_fit(found: Fit, printer: Printer) -> None:
     for kind in ("tier", "file type"):
         rival = found.beside(kind)
         if rival is not None:
-            table.add(
-                f"{rival.name}, {kind}", output.size(rival.plan.file_bytes), _nats(rival.loss)
-            )
+            loss = _nats(found.kl(rival.loss))
+            table.add(f"{rival.name}, {kind}", output.size(rival.plan.file_bytes), loss)
     printer.line()
     printer.table(table)
     if found.predicted is not None and found.bound is not None:

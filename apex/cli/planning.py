@@ -241,12 +241,12 @@ def _fit_tiers(
     given: ShowPlanArguments, model: ModelFile, chosen: PlanOptions, printer: Printer
 ) -> list[Plan]:
     """The plans of the fitted tiers, where what they need is given or beside the model."""
-    from apex.fitting import FIT_TIERS
-    from apex.sensitivity.measure import sensitivity_path
-
-    if given.sensitivity is None and not sensitivity_path(model).exists():
+    # Without importing what knows of sensitivities, which takes longer than all plans.
+    if given.pure or (given.sensitivity is None and not model.beside(".sensitivity.json").exists()):
         given.refuse_without_wish("measure the model first: apex measure MODEL")
         return []
+    from apex.fitting import FIT_TIERS
+
     try:
         fitter = open_fitter(given, model, {**chosen, "sizes_only": True})
         goals = [fit_tier_goal(name) for name in FIT_TIERS]

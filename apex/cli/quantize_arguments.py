@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
@@ -163,6 +163,9 @@ class QuantizeArguments(
         ),
     ] = None
 
+    # --gpu-layers is for making an importance matrix too.
+    for_a_gpu: ClassVar[tuple[str, ...]] = ("context", "cache_type_k", "cache_type_v", "cpu_moe")
+
     def is_choosing(self) -> bool:
         """Whether anything was given that a plan decides."""
         decided = (
@@ -182,7 +185,7 @@ class QuantizeArguments(
         if not is_automatic(self.imatrix):
             raise UsageError(
                 "--chunks, --ctx-size and --gpu-layers are for making an importance matrix.",
-                "add --imatrix auto",
+                "add --imatrix auto; --gpu-layers goes with --vram too",
             )
         from apex.calibration import CollectOptions
         from apex.inference import RunOptions

@@ -49,14 +49,14 @@ def parse_size(text: str, option: str, unit: int = 1024) -> int:
     return size
 
 
-<<<<<<< HEAD
 def parse_bytes(text: str, option: str) -> int:
     """Bytes from "16GiB" or "16G", powers of 1024, from "16GB", powers of 1000, or plain bytes.
 
     Raises UsageError.
     """
     return parse_size(text, option, 1000 if text.strip().upper().endswith("B") else 1024)
-=======
+
+
 def parse_duration(text: str, option: str) -> float:
     """Seconds from "90s", "30m", "2h" or "1h30m". Raises UsageError."""
     match = _DURATION.fullmatch(text.strip())
@@ -65,7 +65,6 @@ def parse_duration(text: str, option: str) -> float:
     if not result:
         raise UsageError(f"{option} {text} is not a time.", "write it like 90s, 30m, 2h or 1h30m")
     return result
->>>>>>> climeas
 
 
 def parse_devices(text: str | None) -> list[int] | None:

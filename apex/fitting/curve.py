@@ -48,7 +48,7 @@ def curve(fit: Fit, model: ModelFile) -> dict[str, Any]:
                 "name": rival.name,
                 "kind": rival.kind,
                 "bytes": rival.plan.file_bytes,
-                "kl": rival.loss,
+                "kl": fit.kl(rival.loss),
             }
             for rival in fit.rivals
             if rival.loss is not None
@@ -92,12 +92,12 @@ class _Steps:
         self._index = {name: number for number, name in enumerate(self.tensors)}
         self._shape = {tensor.name: tensor.source.shape for tensor in fit.plan.tensors}
         # What pinned tensors cost, which is in the predictions of whole files.
-        self._pinned = max(0.0, (fit.predicted or fit.solution.loss) - fit.solution.loss)
+        self._pinned = max(0.0, (fit.loss or fit.solution.loss) - fit.solution.loss)
         chosen = fit.choices.types(frontier.smallest.choices)
         self._chosen = dict(chosen)
         self.start = {
             "bytes": fit.choices.fixed_bytes + frontier.smallest.bytes,
-            "kl": self._pinned + frontier.smallest.loss,
+            "kl": fit.kl(self._pinned + frontier.smallest.loss),
             "types": [self._number[chosen[name]] for name in self.tensors],
         }
         self.ends: list[int] = []
@@ -121,7 +121,7 @@ class _Steps:
                     self._index[name],
                     self._number[step.choice.type],
                     total,
-                    self._pinned + max(loss, 0.0),
+                    self._fit.kl(self._pinned + max(loss, 0.0)),
                 ]
             self.ends.append(number)
 

@@ -10,17 +10,18 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from apex.allocation import BudgetError, Frontier, LossError
-from apex.errors import ImatrixError, PlanError
+from apex.errors import ImatrixError, PlanError, UsageError
 from apex.files import ImportanceMatrix, load_imatrix
 from apex.fitting.choices import Choices, choices_of, padded, raised
 from apex.fitting.memory import GpuRoom, gpu_room
+from apex.fitting.notes import notes_of
 from apex.fitting.result import Fit
 from apex.fitting.rivals import Rival, named_plan, predicted, rivals_of
 from apex.fitting.solving import Solution, divided, solution_of
 from apex.fitting.wishes import Constraints, Wish
 from apex.planning import ImportanceReference, Plan, PlanOptions, find_importance, plan
 from apex.policy import is_tier, load_recipe
-from apex.sensitivity import Sensitivity, check_model, load_sensitivity, losses_of
+from apex.sensitivity import Sensitivity, calibration_of, check_model, load_sensitivity, losses_of
 from apex.sensitivity.errors import needs_importance
 from apex.sources import ModelFile, open_model
 from apex.types import FILE_TYPES, TYPES
@@ -64,6 +65,11 @@ class Fitter:
         constraints: Constraints | None = None,
         **options: Unpack[PlanOptions],
     ) -> None:
+        for option in ("tier", "file_type", "types", "pure"):
+            if options.get(option):
+                raise UsageError(
+                    f"A fit chooses the types itself, and {option} would.", f"leave out {option}"
+                )
         self.source = model if isinstance(model, ModelFile) else open_model(model)
         self.constraints = constraints or Constraints()
         self._inputs: tuple[str, ...] = ()
@@ -77,7 +83,7 @@ class Fitter:
         matrix = load_imatrix(given) if isinstance(given, (str, os.PathLike)) else given
         self.options: PlanOptions = {**options, "imatrix": matrix}
         self.losses = self._losses(matrix)
-        self._notes = _notes(sensitivity, matrix, is_real=not options.get("sizes_only"))
+        self._notes = notes_of(sensitivity, matrix, is_real=not options.get("sizes_only"))
 
     @cached_property
     def rivals(self) -> tuple[Rival, ...]:
@@ -168,12 +174,14 @@ class _Fitting:
         free = {name for members in self.choices.members.values() for name in members}
         losses = {name: of for name, of in self.fitter.losses.items() if name not in free}
         pinned = predicted(self.base, losses) or 0.0
+        calibration = calibration_of(self.fitter.sensitivity)
+        loss = calibration.loss(kl) - pinned
         try:
-            return self._result(solution_of(Frontier(self.choices.items).under(kl - pinned)))
+            return self._result(solution_of(Frontier(self.choices.items).under(loss)))
         except LossError as error:
             raise PlanError(
                 f"No choice of types is predicted to have a KL divergence of at most {kl:g}; the "
-                f"least is {error.least + pinned:.3g}.",
+                f"least is {calibration.kl(error.least + pinned):.3g}.",
                 "ask for more, or allow more formats",
             ) from None
 
@@ -205,8 +213,8 @@ class _Fitting:
         smallest = fixed + _smallest_bytes(choices, on_gpu)
         if smallest > room.weights:
             raise PlanError(
-                f"The smallest weights for the GPU have {smallest / 2**30:.3f} GiB, and "
-                f"{room.weights / 2**30:.3f} GiB are left beside caches and buffers.",
+                f"The smallest weights for the GPU have {smallest:,} bytes, and {room.weights:,} "
+                "are left beside caches and buffers.",
                 "use fewer --gpu-layers, --cpu-moe, or a smaller --context",
             )
         budget = None if wish.size is None else wish.size - choices.fixed_bytes
@@ -225,8 +233,8 @@ class _Fitting:
         if self.fitter.options.get("imatrix") is None:
             hint += ": most of them need an importance matrix, --imatrix FILE"
         return PlanError(
-            f"The smallest file that can be made has {smallest:,} bytes "
-            f"({smallest / 2**30:.3f} GiB), and {budget:,} are asked for.",
+            f"The smallest file that can be made has {smallest:,} bytes, and {budget:,} are asked "
+            "for.",
             hint,
         )
 
@@ -268,30 +276,6 @@ class _Fitting:
         if budget is None:
             return max(plans, key=lambda made: made.file_bytes, default=None)
         return min(plans, key=lambda made: abs(made.file_bytes - budget), default=None)
-
-
-def _notes(
-    sensitivity: Sensitivity, matrix: ImportanceMatrix | None, *, is_real: bool
-) -> tuple[str, ...]:
-    """What the user should know about a sensitivity."""
-    notes = []
-    if not sensitivity.is_complete:
-        notes.append(
-            "The sensitivity is incomplete: what was not measured is taken from layers nearby; "
-            "apex measure goes on where it stopped."
-        )
-    if matrix is None and sensitivity.imatrix and is_real:
-        notes.append(
-            "The sensitivity was measured with an importance matrix, and without one the file will "
-            "be worse than predicted."
-        )
-    if matrix is not None and matrix.digest and matrix.digest != sensitivity.imatrix:
-        other = "with another importance matrix" if sensitivity.imatrix else "without one"
-        notes.append(
-            f"The sensitivity was measured {other}, so that what is predicted with "
-            f"{matrix.path} is less certain."
-        )
-    return tuple(notes)
 
 
 def _check_importance(like: str, name: str, options: PlanOptions) -> None:

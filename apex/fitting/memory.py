@@ -11,9 +11,9 @@ from apex import _core
 from apex.errors import UsageError
 from apex.inference import RunOptions, running
 from apex.policy import Layout, Role, layer_of, role_of
-from apex.sources import ModelFile
+from apex.sources import ModelFile, Source
 
-__all__ = ["GpuRoom", "gpu_room"]
+__all__ = ["GpuRoom", "gpu_room", "placed"]
 
 # What drivers and libraries take, and what allocations lose.
 _RESERVE = 512 << 20
@@ -66,7 +66,7 @@ def gpu_room(
             cache_type_v=run.cache_type_v,
         )
     layout = Layout.from_metadata(model.metadata)
-    first = 0 if layers < 0 else max(0, layout.block_count + 1 - layers)
+    first = _first_layer(layout, layers)
     share = (layout.block_count - min(first, layout.block_count)) / max(layout.block_count, 1)
     cache = round(need["cache"] * share)
     left = vram - cache - need["compute"] - _RESERVE
@@ -78,6 +78,13 @@ def gpu_room(
             "use a smaller --context, --cache-type-k q8_0, or fewer --gpu-layers",
         )
 
+    return GpuRoom(left, cache, need["compute"], placed(model, layers, experts_on_cpu))
+
+
+def placed(model: Source, layers: int, experts_on_cpu: bool) -> Callable[[str], bool]:
+    """Whether a tensor, by its name, lies on the GPU; the arguments are those of ``gpu_room``."""
+    layout = Layout.from_metadata(model.metadata)
+    first = _first_layer(layout, layers)
     has_output = any(tensor.name == "output.weight" for tensor in model.tensors)
 
     def is_on_gpu(name: str) -> bool:
@@ -93,7 +100,12 @@ def gpu_room(
         )
         return layers != 0 and not is_read
 
-    return GpuRoom(left, cache, need["compute"], is_on_gpu)
+    return is_on_gpu
+
+
+def _first_layer(layout: Layout, layers: int) -> int:
+    """The first layer on the GPU."""
+    return 0 if layers < 0 else max(0, layout.block_count + 1 - layers)
 
 
 def _gib(count: int) -> str:

@@ -13,7 +13,7 @@ from apex.fitting.rivals import Rival, predicted
 from apex.fitting.solving import Solution
 from apex.fitting.wishes import Constraints
 from apex.planning import Plan
-from apex.sensitivity import Sensitivity
+from apex.sensitivity import Calibration, Sensitivity, calibration_of
 
 __all__ = ["Fit"]
 
@@ -24,10 +24,10 @@ class Fit:
 
     Attributes:
         plan: the plan of the fitted file; complete, and of at most the budget.
-        solution: what was chosen of ``choices``, with its predicted KL divergence.
+        solution: what was chosen of ``choices``, with its sum of losses.
         budget: bytes that were asked for; None where a quality was, or a GPU.
         choices: what there was to choose.
-        losses: by tensor and type, the predicted KL divergence in nats.
+        losses: by tensor and type, what it costs; their sum becomes a KL divergence by ``kl``.
         rivals: the tiers and file types, the smallest first.
         constraints: what could be chosen.
         sensitivity: what was measured of the model.
@@ -50,16 +50,29 @@ class Fit:
         return self.choices.types(self.solution.choices)
 
     @cached_property
-    def predicted(self) -> float | None:
-        """The predicted KL divergence of ``plan`` in nats; None where a pinned type has none."""
+    def loss(self) -> float | None:
+        """The sum of the losses of ``plan``; None where one of a pinned type is not known."""
         return predicted(self.plan, self.losses)
+
+    @property
+    def predicted(self) -> float | None:
+        """The predicted KL divergence of ``plan`` in nats; None where that is not known."""
+        return self.kl(self.loss)
 
     @property
     def bound(self) -> float | None:
         """No choice of types within the budget can be predicted to have less than this, in nats."""
-        if self.predicted is None:
+        if self.loss is None:
             return None
-        return max(0.0, self.predicted - self.solution.loss + self.solution.bound)
+        return self.kl(max(0.0, self.loss - self.solution.loss + self.solution.bound))
+
+    def kl(self, loss: float | None) -> float | None:
+        """The predicted KL divergence in nats of a file with this sum of losses."""
+        return None if loss is None else self._calibration.kl(loss)
+
+    @cached_property
+    def _calibration(self) -> Calibration:
+        return calibration_of(self.sensitivity)
 
     @cached_property
     def better_rival(self) -> Rival | None:
@@ -68,12 +81,12 @@ class Fit:
         It is not larger than what was asked for, lies within the GPU's memory, and keeps the
         constraints.
         """
-        if self.predicted is None:
+        if self.loss is None:
             return None
         able = [
             (rival.loss, number)
             for number, rival in enumerate(self.rivals)
-            if rival.loss is not None and rival.loss < self.predicted and self._could_be(rival.plan)
+            if rival.loss is not None and rival.loss < self.loss and self._could_be(rival.plan)
         ]
         return self.rivals[min(able)[1]] if able else None
 
@@ -81,16 +94,16 @@ class Fit:
     def best(self) -> Plan:
         """What is to be written: the fitted plan, or the better rival's under the same name."""
         rival = self.better_rival
-        if rival is None or rival.loss is None or self.predicted is None:
+        if rival is None:
             return self.plan
         note = (
             f"{rival.name} is taken as it is, since its predicted KL divergence is "
-            f"{rival.loss:.3g} and that of the fitted types {self.predicted:.3g}."
+            f"{self.kl(rival.loss):.3g} and that of the fitted types {self.predicted:.3g}."
         )
         return replace(
             rival.plan,
             tier=self.plan.tier,
-            notes=(*self.plan.notes, note),
+            notes=(*dict.fromkeys((*rival.plan.notes, *self.plan.notes)), note),
             inputs=self.plan.inputs,
         )
 
@@ -134,7 +147,7 @@ class Fit:
                     "name": rival.name,
                     "kind": rival.kind,
                     "bytes": rival.plan.file_bytes,
-                    "predicted": rival.loss,
+                    "predicted": self.kl(rival.loss),
                 }
                 for rival in self.rivals
             ],

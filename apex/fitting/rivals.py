@@ -25,7 +25,7 @@ class Rival:
         name: such as i-compact, or Q4_K_M.
         kind: "tier" or "file type".
         plan: what would be written.
-        loss: its predicted KL divergence in nats; None where a type of it was not measured.
+        loss: the sum of its losses; None where a type of it was not measured.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Rival:
 
 
 def predicted(made: Plan, losses: Losses) -> float | None:
-    """The predicted KL divergence of a plan; None where the error of a type is not known."""
+    """The sum of the losses of a plan; None where the error of a type is not known."""
     found = []
     for tensor in made.tensors:
         if tensor.name not in losses or tensor.is_copied or not TYPES[tensor.type].is_quantized:

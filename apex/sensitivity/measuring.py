@@ -43,7 +43,7 @@ Report = Callable[[MeasureProgress], None]
 
 def sensitivity_path(model: ModelFile) -> Path:
     """Where a model's own sensitivity is kept: ``NAME.sensitivity.json`` in its folder."""
-    return model.path.with_name(model.path.name.removesuffix(".gguf") + ".sensitivity.json")
+    return model.beside(".sensitivity.json")
 
 
 def measure(

@@ -89,6 +89,13 @@ class ModelFile:
         """general.architecture, or an empty string."""
         return str(self.metadata.get("general.architecture", ""))
 
+    def beside(self, ending: str) -> Path:
+        """What was made of this model is kept in its folder, as ``NAME`` and an ending of its own.
+
+        Which endings: ``.imatrix.gguf``, ``.sensitivity.json``.
+        """
+        return self.path.with_name(self.path.name.removesuffix(".gguf") + ending)
+
     @property
     def is_projector(self) -> bool:
         """Whether this is a multimodal projector (mmproj) and not a language model."""

@@ -8,13 +8,14 @@ import random
 from pathlib import Path
 
 import pytest
+from support.llama import llama_tensors, write_llama
 from support.sensitivities import sensitivity_of
 
 import apex
 from apex import Constraints, Wish
 from apex.allocation import BudgetError, Choice, Item
 from apex.errors import PlanError, UsageError
-from apex.fitting.memory import gpu_room
+from apex.fitting.memory import gpu_room, placed
 from apex.fitting.solving import divided
 from apex.inference import RunOptions
 from apex.policy import Role
@@ -125,6 +126,16 @@ def test_what_lies_on_a_gpu(demo_model: Path) -> None:
     assert on_gpu(1) == {"output.weight", "output_norm.weight"}
     assert on_gpu(3) - on_gpu(1) == {n for n in names if n.startswith(("blk.7.", "blk.8."))}
     assert on_gpu(-1) - on_gpu(-1, moe=True) == {name for name in names if "_exps." in name}
+
+
+def test_an_embedding_that_is_the_output_too(tmp_path: Path) -> None:
+    """libllama copies it to the GPU."""
+    tensors = llama_tensors()
+    del tensors["output.weight"]
+    write_llama(tmp_path / "tied.gguf", tensors)
+    model = open_model(tmp_path / "tied.gguf")
+    for layers, expected in ((-1, True), (1, True), (0, False)):
+        assert placed(model, layers, experts_on_cpu=False)("token_embd.weight") is expected
 
 
 def test_what_caches_take(demo_model: Path) -> None:

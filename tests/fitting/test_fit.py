@@ -17,7 +17,7 @@ from apex.errors import ImatrixError, PlanError, SensitivityError, UsageError
 from apex.fitting import FIT_TIERS, Fitter
 from apex.planning import Plan
 from apex.policy import Role
-from apex.sensitivity import Sensitivity, save_sensitivity
+from apex.sensitivity import Anchor, Sensitivity, save_sensitivity
 
 MIB = 1 << 20
 
@@ -322,6 +322,17 @@ def test_wrong_wishes(wish: dict[str, float]) -> None:
         Wish(**wish)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{"tier": "quality"}, {"file_type": "Q8_0"}, {"types": {"a": "Q8_0"}}, {"pure": True}],
+)
+def test_what_else_would_choose_types(
+    demo_model: Path, sensitivity: Sensitivity, options: dict[str, str]
+) -> None:
+    with pytest.raises(UsageError, match="A fit chooses the types itself"):
+        apex.fit(demo_model, sensitivity, Wish(bits_per_weight=5), **options)  # type: ignore[arg-type]
+
+
 def test_wrong_constraints(demo_model: Path, sensitivity: Sensitivity, fitter: Fitter) -> None:
     with pytest.raises(UsageError, match="no formats 'q'"):
         Constraints("q")
@@ -390,3 +401,19 @@ def test_architectures(tmp_path: Path, name: str) -> None:
         (rival,) = (rival for rival in found.rivals if rival.name == like)
         assert found.predicted is not None and rival.loss is not None
         assert found.predicted < rival.loss
+
+
+def test_predictions_are_corrected_by_anchors(demo_model: Path, sensitivity: Sensitivity) -> None:
+    """KL = 0.001 + 2 x loss in these anchors; the choice of a size is the same."""
+    anchors = tuple(Anchor(f"{loss}", loss, 0.001 + 2 * loss, 0.0) for loss in (0.3, 0.1, 0.03))
+    corrected = Fitter(demo_model, replace(sensitivity, anchors=anchors))
+    wish = Wish(size=20 * MIB)
+    found, plain = corrected.fit(wish), apex.fit(demo_model, sensitivity, wish)
+    assert found.types == plain.types
+    assert found.loss == plain.loss == plain.predicted
+    assert found.loss is not None and found.predicted is not None
+    assert found.predicted == pytest.approx(0.001 + 2 * found.loss, rel=0.2)
+    under = corrected.fit(Wish(kl=0.05))
+    assert under.predicted is not None and 0.045 < under.predicted <= 0.05
+    with pytest.raises(PlanError, match="the least is"):
+        corrected.fit(Wish(kl=1e-5))

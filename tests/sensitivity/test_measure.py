@@ -16,8 +16,8 @@ from apex.calibration import Text
 from apex.errors import DataError, OutputError, RunError, UsageError
 from apex.inference import Divergences, RunOptions
 from apex.inference import resident as residence
-from apex.sensitivity.anchors import ANCHOR_BITS
 from apex.sensitivity import Sensitivity, load_sensitivity
+from apex.sensitivity.anchors import ANCHOR_BITS
 from apex.sensitivity.measuring import measure, sensitivity_path
 from apex.sensitivity.options import MeasureOptions, MeasureProgress
 from apex.sensitivity.pace import Pace
