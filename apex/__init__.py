@@ -49,6 +49,10 @@ if TYPE_CHECKING:
     from apex.quantizing import quantize as quantize
     from apex.quantizing import quantize_all as quantize_all
     from apex.reporting import report as report
+    from apex.sensitivity import MeasureOptions as MeasureOptions
+    from apex.sensitivity import Sensitivity as Sensitivity
+    from apex.sensitivity import load_sensitivity as load_sensitivity
+    from apex.sensitivity import measure as measure
     from apex.sources import ModelFile as ModelFile
     from apex.sources import Source as Source
     from apex.sources import open_model as open_model
@@ -86,6 +90,7 @@ _ROOMS = {
         "quantize_all",
     ),
     "reporting": ("report",),
+    "sensitivity": ("MeasureOptions", "Sensitivity", "load_sensitivity", "measure"),
     "sources": ("ModelFile", "Source", "open_model"),
     "verification": ("VerifyReport", "verify"),
 }

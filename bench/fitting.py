@@ -32,7 +32,7 @@ from apex.inference import Divergences, ResidentModel, RunOptions, Tokens, chunk
 from apex.planning import Plan
 from apex.sensitivity import Sensitivity, load_sensitivity
 from apex.sensitivity.errors import candidates_of
-from apex.sensitivity.measure import measure
+from apex.sensitivity.measuring import measure
 from apex.sensitivity.options import MeasureOptions
 from apex.sensitivity.probing import Prober
 

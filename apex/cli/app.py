@@ -153,18 +153,59 @@ _IMATRIX = (
     ),
 )
 
+_MEASURE = (
+    _Command(
+        "run",
+        "measuring",
+        "measure",
+        (
+            "apex measure model.gguf --imatrix auto",
+            "apex measure model.gguf --imatrix imatrix.gguf --time 30m --gpu-layers all",
+            "apex measure bf16.gguf --resident q8_0.gguf -f code.txt --built-in",
+        ),
+    ),
+    _Command(
+        "show",
+        "sensitivities",
+        "show",
+        (
+            "apex measure show model.sensitivity.json",
+            "apex measure show model.sensitivity.json --groups --plot heat.png",
+        ),
+    ),
+)
+
+
+@dataclass(frozen=True)
+class _CommandGroup:
+    """Commands under one name, of which the first needs no name of its own."""
+
+    name: str
+    help: str
+    examples: tuple[str, ...]
+    commands: tuple[_Command, ...]
+
+    def add_to(self, app: typer.Typer, *, is_only_listed: bool = False) -> None:
+        """Register the commands; where they are only listed, without their arguments."""
+        group = typer.Typer(
+            name=self.name, cls=_WithDefault, help=self.help, epilog=_examples(*self.examples)
+        )
+        for command in self.commands:
+            command.add_to(group, is_only_listed=is_only_listed)
+        app.add_typer(group)
+
 
 def _examples(*lines: str) -> str:
     return "\n".join(("Examples:", *(f"  {line}" for line in lines)))
 
 
-class _CollectByDefault(Group):
-    """``apex imatrix MODEL`` is ``apex imatrix collect MODEL``."""
+class _WithDefault(Group):
+    """The first command is the default: ``apex imatrix M`` is ``apex imatrix collect M``."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Put the name of the default command where none is."""
         if args and args[0] not in self.commands and args[0] not in ("--help", "-h"):
-            args = ["collect", *args]
+            args = [next(iter(self.commands)), *args]
         return super().parse_args(ctx, args)
 
 
@@ -183,31 +224,36 @@ def _make_command(first: str) -> Any:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_root)
-    is_named = first in [*(command.name for command in _COMMANDS), "imatrix"]
-    for command in _COMMANDS:
+    is_named = any(first == command.name for command in (*_COMMANDS, *_GROUPS))
+    for command in (*_COMMANDS, *_GROUPS):
         if first == command.name or not is_named:
             command.add_to(app, is_only_listed=not is_named)
-    if first == "imatrix" or not is_named:
-        app.add_typer(_imatrix(is_only_listed=not is_named))
     return typer.main.get_command(app)
 
 
-def _imatrix(*, is_only_listed: bool) -> typer.Typer:
-    group = typer.Typer(
-        name="imatrix",
-        cls=_CollectByDefault,
-        help="Make an importance matrix (apex imatrix MODEL), merge some, or show one.",
-        epilog=_examples(
+_GROUPS = (
+    _CommandGroup(
+        "imatrix",
+        "Make an importance matrix (apex imatrix MODEL), merge some, or show one.",
+        (
             "apex imatrix model.gguf",
             "apex imatrix model.gguf -f chat.txt=2 -f code.txt -o imatrix.gguf "
             "--until-coverage 0.99",
             "apex imatrix merge a.gguf b.dat -o both.gguf",
             "apex imatrix show imatrix.gguf",
         ),
-    )
-    for command in _IMATRIX:
-        command.add_to(group, is_only_listed=is_only_listed)
-    return group
+        _IMATRIX,
+    ),
+    _CommandGroup(
+        "measure",
+        "Measure what quantizing each part of a model costs (apex measure MODEL), or show that.",
+        (
+            "apex measure model.gguf --imatrix auto --time 30m",
+            "apex measure show model.sensitivity.json",
+        ),
+        _MEASURE,
+    ),
+)
 
 
 def _show_version(wanted: bool) -> None:

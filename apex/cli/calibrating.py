@@ -15,7 +15,7 @@ from apex.cli.arguments import FILES, JsonArgument, ModelArgument, OverwriteArgu
 from apex.cli.matrices import FormatArgument
 from apex.cli.output import Printer, Table
 from apex.cli.progress import showing_stages
-from apex.cli.running import RunArguments
+from apex.cli.running import TEXT, RunArguments, TextArguments
 from apex.cli.showing import print_unreached
 from apex.cli.stopping import ending
 
@@ -33,40 +33,16 @@ __all__ = [
     "usable_matrix",
 ]
 
-_TEXT, _WHAT = "Which text", "What is collected"
+_WHAT = "What is collected"
 
 
 @dataclass(frozen=True, kw_only=True)
-class CalibrationArguments(RunArguments):
+class CalibrationArguments(RunArguments, TextArguments):
     """Over which text a model is run, and how."""
 
-    file: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--file",
-            "-f",
-            metavar="FILE[=WEIGHT]",
-            help="A text; several are interleaved by their weights. Without any, the built-in set.",
-            rich_help_panel=_TEXT,
-        ),
-    ] = None
-    built_in: Annotated[
-        bool,
-        typer.Option(
-            "--built-in", help="Use the built-in set beside the texts given.", rich_help_panel=_TEXT
-        ),
-    ] = False
-    parse_special: Annotated[
-        bool,
-        typer.Option(
-            "--parse-special",
-            help="Names of special tokens in the texts become those tokens.",
-            rich_help_panel=_TEXT,
-        ),
-    ] = False
     chunks: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="Run at most N chunks.", rich_help_panel=_TEXT),
+        typer.Option(min=1, metavar="N", help="Run at most N chunks.", rich_help_panel=TEXT),
     ] = None
     skip_chunks: Annotated[
         int,
@@ -74,7 +50,7 @@ class CalibrationArguments(RunArguments):
             min=0,
             metavar="N",
             help="Leave out the first N chunks of each text.",
-            rich_help_panel=_TEXT,
+            rich_help_panel=TEXT,
         ),
     ] = 0
     until_coverage: Annotated[
@@ -82,7 +58,7 @@ class CalibrationArguments(RunArguments):
         typer.Option(
             metavar="SHARE",
             help="Stop when this share of the experts is covered, such as 0.99.",
-            rich_help_panel=_TEXT,
+            rich_help_panel=TEXT,
         ),
     ] = None
     min_tokens: Annotated[
@@ -91,7 +67,7 @@ class CalibrationArguments(RunArguments):
             min=1,
             metavar="N",
             help="Tokens that an expert must have seen to be covered.",
-            rich_help_panel=_TEXT,
+            rich_help_panel=TEXT,
         ),
     ] = 32
 
@@ -152,13 +128,13 @@ class CollectArguments(
 
 def collect(given: CollectArguments) -> None:
     """Run MODEL over texts and write its importance matrix."""
-    from apex.calibration import CollectOptions, calibrate, read_texts
+    from apex.calibration import CollectOptions, calibrate
     from apex.calibration.automatic import path_beside
     from apex.sources import open_model
 
     printer = Printer(quiet=given.quiet, json=given.json)
     legacy = given.is_legacy()
-    texts = read_texts(given.file or (), parse_special=given.parse_special)
+    texts = given.texts()
     what = CollectOptions(
         run=given.run_options(),
         chunks=given.chunks,

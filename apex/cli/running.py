@@ -11,11 +11,48 @@ from apex.cli.arguments import ThreadsArgument
 from apex.cli.values import parse_layers
 
 if TYPE_CHECKING:
+    from apex.calibration import Text
     from apex.inference import RunOptions
 
-__all__ = ["RunArguments"]
+__all__ = ["TEXT", "RunArguments", "TextArguments"]
 
-_RUN = "How the model is run"
+_RUN, TEXT = "How the model is run", "Which text"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextArguments:
+    """Over which text a model is run."""
+
+    file: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--file",
+            "-f",
+            metavar="FILE[=WEIGHT]",
+            help="A text; several are interleaved by their weights. Without any, the built-in set.",
+            rich_help_panel=TEXT,
+        ),
+    ] = None
+    built_in: Annotated[
+        bool,
+        typer.Option(
+            "--built-in", help="Use the built-in set beside the texts given.", rich_help_panel=TEXT
+        ),
+    ] = False
+    parse_special: Annotated[
+        bool,
+        typer.Option(
+            "--parse-special",
+            help="Names of special tokens in the texts become those tokens.",
+            rich_help_panel=TEXT,
+        ),
+    ] = False
+
+    def texts(self) -> tuple[Text, ...]:
+        """Those that were given, read. Raises UsageError."""
+        from apex.calibration import read_texts
+
+        return read_texts(self.file or (), parse_special=self.parse_special)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,12 +15,18 @@ __all__ = [
     "is_automatic",
     "parse_bytes",
     "parse_devices",
+    "parse_duration",
     "parse_layers",
     "parse_override",
     "parse_size",
 ]
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", re.IGNORECASE | re.ASCII)
+_NUMBER = r"(\d+(?:\.\d+)?)"
+_DURATION = re.compile(
+    rf"(?:{_NUMBER}\s*h)?\s*(?:{_NUMBER}\s*m(?:in)?)?\s*(?:{_NUMBER}\s*s)?",
+    re.IGNORECASE | re.ASCII,
+)
 
 
 def is_automatic(imatrix: Path | None) -> bool:
@@ -49,6 +55,16 @@ def parse_bytes(text: str, option: str) -> int:
     Raises UsageError.
     """
     return parse_size(text, option, 1000 if text.strip().upper().endswith("B") else 1024)
+
+
+def parse_duration(text: str, option: str) -> float:
+    """Seconds from "90s", "30m", "2h" or "1h30m". Raises UsageError."""
+    match = _DURATION.fullmatch(text.strip())
+    hours, minutes, seconds = (float(part or 0) for part in match.groups()) if match else (0, 0, 0)
+    result = 3600 * hours + 60 * minutes + seconds
+    if not result:
+        raise UsageError(f"{option} {text} is not a time.", "write it like 90s, 30m, 2h or 1h30m")
+    return result
 
 
 def parse_devices(text: str | None) -> list[int] | None:

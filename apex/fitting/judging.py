@@ -81,7 +81,11 @@ class Judge:
         tokens = selected.apart if len(selected.apart) else selected.probing
         self.chunks = len(tokens)
         self._start, self._stop = 0, len(tokens)
-        self._candidates = candidates_of(model, matrix)
+        self._candidates = {
+            name: candidate
+            for name, candidate in candidates_of(model, matrix).items()
+            if self._resident.holds(name)
+        }
         report = progress or (lambda _done, _all: None)
         self._divergences = Divergences(
             self._resident, tokens, lambda done: report(done, self.chunks)

@@ -61,6 +61,14 @@ class ResidentModel:
             self._context = make_context(self.file, self.model, self.options)
         return self._context
 
+    def holds(self, name: str) -> bool:
+        """Whether the tensor was loaded; those of a multi-token-prediction head are not."""
+        try:
+            self._weights.type(name)
+        except ValueError:
+            return False
+        return True
+
     def type(self, name: str) -> str:
         """The type of a tensor in the file."""
         return self._tensors[name].type

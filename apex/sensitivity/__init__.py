@@ -6,7 +6,9 @@ from apex.sensitivity.binding import check_model, identity_of
 from apex.sensitivity.calibration import Calibration, calibration_of
 from apex.sensitivity.data import Anchor, Group, ModelIdentity, Probe, Sensitivity, TextIdentity
 from apex.sensitivity.groups import DETAILS, KINDS, groups_of, kind_of
-from apex.sensitivity.losses import losses_of, slopes_of
+from apex.sensitivity.losses import Slope, losses_of, slopes_of
+from apex.sensitivity.measuring import measure, sensitivity_path
+from apex.sensitivity.options import MeasureCost, MeasureOptions, MeasureProgress, MeasureResult
 from apex.sensitivity.serial import load_sensitivity, save_sensitivity
 
 __all__ = [
@@ -15,9 +17,14 @@ __all__ = [
     "Anchor",
     "Calibration",
     "Group",
+    "MeasureCost",
+    "MeasureOptions",
+    "MeasureProgress",
+    "MeasureResult",
     "ModelIdentity",
     "Probe",
     "Sensitivity",
+    "Slope",
     "TextIdentity",
     "calibration_of",
     "check_model",
@@ -26,6 +33,8 @@ __all__ = [
     "kind_of",
     "load_sensitivity",
     "losses_of",
+    "measure",
     "save_sensitivity",
+    "sensitivity_path",
     "slopes_of",
 ]

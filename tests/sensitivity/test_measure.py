@@ -18,7 +18,7 @@ from apex.inference import Divergences, RunOptions
 from apex.inference import resident as residence
 from apex.sensitivity import Sensitivity, load_sensitivity
 from apex.sensitivity.anchors import ANCHOR_BITS
-from apex.sensitivity.measure import measure, sensitivity_path
+from apex.sensitivity.measuring import measure, sensitivity_path
 from apex.sensitivity.options import MeasureOptions, MeasureProgress
 from apex.sensitivity.pace import Pace
 from apex.sources import open_model

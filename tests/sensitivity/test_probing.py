@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
+import numpy as np
 import pytest
 
-from apex.errors import UsageError
-from apex.sensitivity import Probe
+from apex.errors import RunError, UsageError
+from apex.sensitivity import Group, Probe
 from apex.sensitivity.errors import CANDIDATES, Candidate
-from apex.sensitivity.probing import distance_of, types_at, within_room
+from apex.sensitivity.probing import Prober, distance_of, types_at, within_room
 from apex.sources import Source, Tensor
 
 BLOCKS_OF_32 = ("Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0", "IQ4_NL")
@@ -97,3 +98,83 @@ def test_where_one_tensor_has_no_room_for_more_the_others_go_on() -> None:
     known = [Probe("Q4_K", 2 * ERRORS["Q4_K"], 0.1, 0.0)]
     types = types_at(["a", "b"], "Q4_K", found, tables(found), known)
     assert types["a"] == "Q4_K" and CANDIDATES.index(types["b"]) < CANDIDATES.index("Q4_K")
+
+
+class FakeResident:
+    """Notes what it is asked to do."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, ...]] = []
+
+    def type(self, name: str) -> str:
+        return "Q8_0"
+
+    def replace(self, name: str, type_name: str, data: object) -> None:
+        self.calls.append((name, type_name))
+
+    def restore(self) -> None:
+        self.calls.append(("restored",))
+
+
+class FakeDivergences:
+    """Every chunk's KL is its number."""
+
+    def __init__(self, error: BaseException | None = None) -> None:
+        self.error = error
+
+    def measure(self, limit: int | None = None) -> np.ndarray:
+        if self.error is not None:
+            raise self.error
+        return np.repeat(np.arange(limit or 5, dtype=np.float64)[:, np.newaxis], 4, axis=1)
+
+
+class FakeProber(Prober):
+    """Whose tensors need no source."""
+
+    def __init__(self, found: Mapping[str, Candidate], error: BaseException | None = None) -> None:
+        self.fake = FakeResident()
+        resident, divergences = cast("Any", self.fake), cast("Any", FakeDivergences(error))
+        super().__init__(source_of(), None, found, resident, divergences)
+
+    def _quantized(self, *_: Any) -> np.ndarray:
+        return np.empty(0, np.uint8)
+
+
+def group_of(*names: str, probes: tuple[Probe, ...] = ()) -> Group:
+    return Group("a group", "value", 0, names, probes)
+
+
+def test_a_probe() -> None:
+    """It is called by the smallest type, for which larger ones stand in."""
+    found = candidates(a=CANDIDATES, b=BLOCKS_OF_32)
+    prober = FakeProber(found)
+    probe = prober.probe(group_of("a", "b"), "IQ3_XXS", tables(found), 3)
+    assert prober.fake.calls == [("a", "IQ3_XXS"), ("b", "IQ4_NL"), ("restored",)]
+    assert (probe.type, probe.distance, probe.kl) == ("IQ3_XXS", 0.035, 1.0)
+    assert probe.error == pytest.approx(1 / 3**0.5, rel=1e-5)  # of 0, 1 and 2
+    assert prober.probe(group_of("a"), "IQ3_XXS", tables(found)).kl == 2.0
+    assert prober.probe(group_of("a"), "IQ3_XXS", tables(found), 1).error == 0.0
+    found = candidates(a=WITHOUT_IMPORTANCE, b=BLOCKS_OF_32)
+    probe = FakeProber(found).probe(group_of("a", "b"), "IQ3_XXS", tables(found))
+    assert probe.type == "IQ3_S"
+
+
+def test_the_same_probe_is_not_made_twice() -> None:
+    found = candidates(a=("Q8_0",))
+    prober = FakeProber(found)
+    first = prober.probe(group_of("a"), "Q3_K", tables(found))
+    calls = list(prober.fake.calls)
+    assert prober.probe(group_of("a", probes=(first,)), "IQ2_S", tables(found)) == first
+    assert prober.fake.calls == calls
+
+
+def test_weights_are_given_back_whatever_happens() -> None:
+    found = candidates(a=CANDIDATES)
+    for error in (KeyboardInterrupt(), RunError("It does not run.")):
+        prober = FakeProber(found, error)
+        with pytest.raises(type(error)):
+            prober.probe(group_of("a"), "Q3_K", tables(found))
+        assert prober.fake.calls == [("a", "Q3_K"), ("restored",)]
+    prober = FakeProber(found)
+    assert prober.rehearse(group_of("a"), "Q3_K", tables(found)) >= 0
+    assert prober.fake.calls == [("a", "Q3_K"), ("restored",)]
