@@ -177,7 +177,6 @@ class FitArguments(ChoiceArguments):
         ),
     ] = False
 
-    # What is of no use without --vram.
     for_a_gpu: ClassVar[tuple[str, ...]] = (
         *("context", "cache_type_k", "cache_type_v", "gpu_layers", "cpu_moe"),
     )
@@ -191,7 +190,7 @@ class FitArguments(ChoiceArguments):
         from apex.fitting import Wish
         from apex.inference import RunOptions
 
-        self._refuse_without_vram()
+        self.refuse_without_vram()
         run = RunOptions(
             context_length=self.context or _CONTEXT,
             cache_type_k=(self.cache_type_k or "f16").upper(),
@@ -227,9 +226,10 @@ class FitArguments(ChoiceArguments):
                 "--pure gives every tensor the same type, and a fit each its own.",
                 "leave out one of the two",
             )
-        self._refuse_without_vram()
+        self.refuse_without_vram()
 
-    def _refuse_without_vram(self) -> None:
+    def refuse_without_vram(self) -> None:
+        """Raise UsageError where something was given that is of no use without --vram."""
         for name in self.for_a_gpu:
             if self.vram is None and getattr(self, name):
                 raise UsageError(

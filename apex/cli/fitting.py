@@ -128,8 +128,7 @@ def _goal(given: FitCommandArguments) -> Goal | None:
     elif not tiers and not given.has_wish():
         if given.export is not None or given.tensors:
             raise UsageError("--export and --tensors show the types of one size.", "add --size")
-        if given.pure:
-            given.check_targets(["fit-mini"], [], _USE)
+        given.refuse_without_vram()
         return None
     given.check_targets(tiers, [], _USE)
     return fit_tier_goal(tiers[0]) if tiers else Goal(given.wish())

@@ -68,7 +68,8 @@ class Fitter:
         for option in ("tier", "file_type", "types", "pure"):
             if options.get(option):
                 raise UsageError(
-                    f"A fit chooses the types itself, and {option} would.", f"leave out {option}"
+                    f"A fit chooses the types itself, and {option} would do so too.",
+                    f"leave out {option}",
                 )
         self.source = model if isinstance(model, ModelFile) else open_model(model)
         self.constraints = constraints or Constraints()

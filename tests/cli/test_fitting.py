@@ -317,7 +317,12 @@ MISTAKES = {
     "plan, no wish": (("plan", "MODEL", "--tier", "mini", "--equal-pairs"), "--equal-pairs is for"),
     "plan, type": (("plan", "MODEL", "--tier", "fit-mini", "--type", "Q8_0"), "one or the other"),
     "tiers": (("tiers", "fit-mini"), "The tier fit-mini has no recipe"),
-    "report": (("fit", "MODEL", "--curve", "--json", "--export", "x"), "show the types of one"),
+    "curve, pure": (("fit", "MODEL", "--curve", "--json", "--pure"), "chooses the types itself"),
+    "curve, layers": (("fit", "MODEL", "--curve", "--json", "--cpu-moe"), "--cpu-moe says what"),
+    "curve, export": (
+        ("fit", "MODEL", "--curve", "--json", "--export", "x"),
+        "show the types of one",
+    ),
 }
 
 
