@@ -250,7 +250,7 @@ def _fit_tiers(
     try:
         fitter = open_fitter(given, model, {**chosen, "sizes_only": True})
         goals = [fit_tier_goal(name) for name in FIT_TIERS]
-        return [fitter.fit(goal.wish, goal.name).best for goal in goals]
+        return [fitter.fit(goal.wish, goal.name, compare=False).plan for goal in goals]
     except (PlanError, SensitivityError) as error:
         if given.sensitivity is not None:
             raise

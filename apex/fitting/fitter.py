@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections import defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import replace
@@ -90,9 +91,12 @@ class Fitter:
         """What a fitted file has to beat."""
         return rivals_of(self.source, self.losses, self.options)
 
-    def fit(self, wish: Wish, name: str | None = None) -> Fit:
-        """Choose types, as the function ``fit`` does."""
-        return _Fitting(self, wish, name or "fit").fit()
+    def fit(self, wish: Wish, name: str | None = None, *, compare: bool = True) -> Fit:
+        """Choose types, as the function ``fit`` does.
+
+        compare: with rivals; to plan them all takes seconds for a large vocabulary.
+        """
+        return _Fitting(self, wish, name or "fit", compare).fit()
 
     def named(self, name: str) -> Plan:
         """The plan of a tier or a file type."""
@@ -137,15 +141,16 @@ class Fitter:
 class _Fitting:
     """One wish."""
 
-    def __init__(self, fitter: Fitter, wish: Wish, name: str) -> None:
+    def __init__(self, fitter: Fitter, wish: Wish, name: str, compare: bool) -> None:
         self.fitter = fitter
         self.wish = wish
         self.name = name
+        self.compare = compare
         self.budget = self._budget()
         self.pinned = self._pinned()
         self.base = fitter.plan(self.pinned, name)
         self.choices = choices_of(
-            self.base, fitter.losses, fitter.constraints, _given(fitter.source, fitter.options)
+            self.base, fitter.losses, fitter.constraints, _given(fitter.options)
         )
 
     def fit(self) -> Fit:
@@ -164,7 +169,7 @@ class _Fitting:
             self.budget,
             self.choices,
             self.fitter.losses,
-            self.fitter.rivals,
+            self.fitter.rivals if self.compare else (),
             self.fitter.constraints,
             self.fitter.sensitivity,
             room,
@@ -263,19 +268,20 @@ class _Fitting:
         nearest = self._nearest()
         return {
             tensor.name: raised(tensor, constraints)
-            for tensor in (nearest.tensors if nearest is not None else ())
+            for tensor in nearest.tensors
             if tensor.name not in losses and tensor.decided_by in ("tier", "file type")
         }
 
-    def _nearest(self) -> Plan | None:
-        """The namesake, or the tier of the size most like what is asked for."""
+    def _nearest(self) -> Plan:
+        """The namesake, or the tier of the size most like what is asked for; without any, Q8_0."""
         if self.wish.like is not None:
             return self.fitter.named(self.wish.like)
         plans = [rival.plan for rival in self.fitter.rivals if rival.kind == "tier"]
-        budget = self.budget
-        if budget is None:
-            return max(plans, key=lambda made: made.file_bytes, default=None)
-        return min(plans, key=lambda made: abs(made.file_bytes - budget), default=None)
+        # The largest where no size is asked for.
+        budget = self.budget if self.budget is not None else sys.maxsize
+        if not plans:
+            return self.fitter.named("Q8_0")
+        return min(plans, key=lambda made: abs(made.file_bytes - budget))
 
 
 def _check_importance(like: str, name: str, options: PlanOptions) -> None:
@@ -289,16 +295,16 @@ def _check_importance(like: str, name: str, options: PlanOptions) -> None:
         )
 
 
-def _given(source: ModelFile, options: PlanOptions) -> set[str]:
+def _given(options: PlanOptions) -> set[str]:
     """The tensors whose type an option of their own decides, before everything else."""
-    names = {tensor.name for tensor in source.tensors}
-    output = "output.weight" if "output.weight" in names else "token_embd.weight"
-    given = set()
-    if options.get("output_tensor_type") is not None:
-        given.add(output)
-    if options.get("token_embedding_type") is not None:
-        given.add("token_embd.weight")
-    return given
+    return {
+        name
+        for name, given in (
+            ("output.weight", options.get("output_tensor_type")),
+            ("token_embd.weight", options.get("token_embedding_type")),
+        )
+        if given is not None
+    }
 
 
 def _smallest_bytes(choices: Choices, names: Collection[str]) -> int:

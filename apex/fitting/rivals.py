@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from apex.errors import ApexError, UsageError
 from apex.planning import Plan, PlanOptions, plan
 from apex.policy import is_tier, load_recipe, tiers
+from apex.sensitivity.errors import CANDIDATES, needs_importance
 from apex.sources import Source
 from apex.types import FILE_TYPES, TYPES
 
@@ -74,9 +75,16 @@ def _all(source: Source, losses: Losses, options: PlanOptions) -> Iterator[Rival
         for recipe in tiers()
         if (load_recipe(recipe.name).importance == "required") == has_matrix
     ]
+    # Of a file type of one or of 16 bits no loss is known, so that its plan need not be made.
+    file_types = [
+        name
+        for name, file_type in FILE_TYPES.items()
+        if file_type.default_type in CANDIDATES
+        and (has_matrix or not needs_importance(file_type.default_type))
+    ]
     for kind, name in [
         *(("tier", name) for name in names),
-        *(("file type", name) for name in FILE_TYPES),
+        *(("file type", name) for name in file_types),
     ]:
         try:
             made = named_plan(source, name, options)
@@ -84,7 +92,7 @@ def _all(source: Source, losses: Losses, options: PlanOptions) -> Iterator[Rival
             continue  # it needs importance that is not there, or rows that fit
         loss = predicted(made, losses)
         if kind == "file type" and not loss:
-            continue  # one of few bits or for other uses; or one that keeps all as it is
+            continue  # one of few bits; or one that keeps all as it is
         yield Rival(name, kind, made, loss)
 
 

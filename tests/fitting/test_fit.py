@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from support.architectures import architectures, write_model
+from support.llama import llama_tensors, write_llama
 from support.sensitivities import bits, sensitivity_of
 
 import apex
@@ -224,6 +225,21 @@ def test_equal_pairs(demo_model: Path, sensitivity: Sensitivity) -> None:
     assert any(free[gate] != free[up] for gate, up in pairs)
 
 
+def test_no_tier_can_be_made(dense_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then what is not known is Q8_0, and still counts."""
+    sensitivity = sensitivity_of(dense_model)
+    groups = tuple(g if g.layer != 1 else replace(g, probes=()) for g in sensitivity.groups)
+    kinds = {group.kind for group in groups if group.layer == 1}
+    unknown = tuple(replace(g, probes=()) if g.kind in kinds else g for g in groups)
+    fitter = Fitter(dense_model, replace(sensitivity, groups=unknown))
+    monkeypatch.setattr(Fitter, "rivals", ())
+    size = apex.plan(dense_model, file_type="Q8_0").file_bytes - 100_000
+    found = fitter.fit(Wish(size=size))
+    assert {"token_embd.weight", "output.weight"} == set(found.types)
+    assert types_of(found.plan)["blk.0.ffn_up.weight"] == "Q8_0"
+    assert 0.99 * size <= found.plan.file_bytes <= size
+
+
 @pytest.mark.parametrize("limit", [2_000_000, 5_000_000, 12_000_000])
 def test_shards(demo_model: Path, sensitivity: Sensitivity, tmp_path: Path, limit: int) -> None:
     fitter = Fitter(demo_model, sensitivity, split_max_size=limit)
@@ -417,3 +433,20 @@ def test_predictions_are_corrected_by_anchors(demo_model: Path, sensitivity: Sen
     assert under.predicted is not None and 0.045 < under.predicted <= 0.05
     with pytest.raises(PlanError, match="the least is"):
         corrected.fit(Wish(kl=1e-5))
+
+
+@pytest.mark.parametrize("option", ["output_tensor_type", "token_embedding_type"])
+def test_a_type_for_an_embedding_that_is_the_output_too(tmp_path: Path, option: str) -> None:
+    tensors = llama_tensors()
+    del tensors["output.weight"]
+    write_llama(tmp_path / "tied.gguf", tensors)
+    model = tmp_path / "tied.gguf"
+    size = apex.plan(model, file_type="Q4_K_M").file_bytes + 200_000
+    given = {option: "Q8_0"}
+    found = apex.fit(model, sensitivity_of(model), Wish(size=size), **given)  # type: ignore[arg-type]
+    assert types_of(found.plan).items() >= found.types.items()
+    assert 0.995 * size <= found.plan.file_bytes <= size
+    if option == "token_embedding_type":
+        assert types_of(found.plan)["token_embd.weight"] == "Q8_0"
+    else:  # llama.cpp takes it for the tensor of that name alone
+        assert "token_embd.weight" in found.types
