@@ -39,7 +39,7 @@ def fit_tier_goal(name: str) -> Goal:
 
 def sensitivity_of(given: ChoiceArguments, source: ModelFile) -> Path:
     """The sensitivity file that is given, or the one beside the model. Raises SensitivityError."""
-    from apex.sensitivity.measuring import sensitivity_path
+    from apex.sensitivity import sensitivity_path
 
     if given.sensitivity not in (None, "auto"):
         return Path(str(given.sensitivity))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections import defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import replace
@@ -261,27 +260,27 @@ class _Fitting:
     def _pinned(self) -> dict[str, str]:
         """The types of tensors of which no loss is known, such as those of an MTP head.
 
-        They are those of the tier whose size the file is to have, or has most nearly; larger ones
-        where a constraint wants that.
+        Larger ones than the namesake has where a constraint wants that.
         """
         losses, constraints = self.fitter.losses, self.fitter.constraints
-        nearest = self._nearest()
         return {
             tensor.name: raised(tensor, constraints)
-            for tensor in nearest.tensors
+            for tensor in self._namesake().tensors
             if tensor.name not in losses and tensor.decided_by in ("tier", "file type")
         }
 
-    def _nearest(self) -> Plan:
-        """The namesake, or the tier of the size most like what is asked for; without any, Q8_0."""
+    def _namesake(self) -> Plan:
+        """What the file is to be like; otherwise the largest tier, at every size the same.
+
+        So a larger file is never predicted to be worse, as one with another head could be.
+        """
         if self.wish.like is not None:
             return self.fitter.named(self.wish.like)
-        plans = [rival.plan for rival in self.fitter.rivals if rival.kind == "tier"]
-        # The largest where no size is asked for.
-        budget = self.budget if self.budget is not None else sys.maxsize
-        if not plans:
+        has_matrix = self.fitter.options.get("imatrix") is not None
+        try:
+            return self.fitter.named("i-quality" if has_matrix else "quality")
+        except (ImatrixError, PlanError):
             return self.fitter.named("Q8_0")
-        return min(plans, key=lambda made: abs(made.file_bytes - budget))
 
 
 def _check_importance(like: str, name: str, options: PlanOptions) -> None:

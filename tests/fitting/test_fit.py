@@ -7,7 +7,9 @@ from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from support import imatrix
 from support.architectures import architectures, write_model
 from support.llama import llama_tensors, write_llama
 from support.sensitivities import bits, sensitivity_of
@@ -81,6 +83,27 @@ def test_a_larger_file_is_never_predicted_to_be_worse(fitter: Fitter) -> None:
     losses = [found.predicted for found in fits]
     assert losses == sorted(losses, reverse=True)
     assert losses[0] > 10 * losses[-1]
+
+
+def test_that_holds_where_tiers_have_other_heads(demo_model: Path, tmp_path: Path) -> None:
+    """The MTP head is smaller in nano; with its own size as a wish, a fit follows it there."""
+    matrix = tmp_path / "matrix.gguf"
+    random = np.random.default_rng(0)
+    shapes = {t.name: t.shape for t in apex.open_model(demo_model).tensors if len(t.shape) > 1}
+    entries = {}
+    for name, (columns, _, *experts) in shapes.items():
+        count = experts[0] if experts else 1
+        sums = random.uniform(1, 9, (count, columns)).astype(np.float32)
+        entries[name] = (sums, np.ones(count, np.float32))
+    imatrix.write_gguf(matrix, entries)
+    fitter = Fitter(demo_model, sensitivity_of(demo_model, matrix), imatrix=matrix)
+    sizes = {rival.name: rival.plan.file_bytes for rival in fitter.rivals}
+    between = range(sizes["nano"] - 3 * MIB, sizes["mini"] + 2 * MIB, MIB // 3)
+    losses = [fitter.fit(Wish(size=size)).predicted for size in between]
+    assert losses == sorted(losses, reverse=True)
+    nano, small = fitter.fit(Wish(like="nano")), fitter.fit(Wish(size=sizes["nano"]))
+    for found, kind in ((nano, "Q4_K"), (small, "Q8_0")):
+        assert types_of(found.plan)["blk.8.attn_q.weight"] == kind
 
 
 def test_every_type_is_the_best_of_what_can_be_had(fitter: Fitter) -> None:
@@ -226,13 +249,20 @@ def test_equal_pairs(demo_model: Path, sensitivity: Sensitivity) -> None:
 
 
 def test_no_tier_can_be_made(dense_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Then what is not known is Q8_0, and still counts."""
+    """Then what is not known is Q8_0."""
     sensitivity = sensitivity_of(dense_model)
     groups = tuple(g if g.layer != 1 else replace(g, probes=()) for g in sensitivity.groups)
     kinds = {group.kind for group in groups if group.layer == 1}
     unknown = tuple(replace(g, probes=()) if g.kind in kinds else g for g in groups)
     fitter = Fitter(dense_model, replace(sensitivity, groups=unknown))
-    monkeypatch.setattr(Fitter, "rivals", ())
+    named = Fitter.named
+
+    def refuse(self: Fitter, name: str) -> Plan:
+        if name == "quality":
+            raise PlanError("no")
+        return named(self, name)
+
+    monkeypatch.setattr(Fitter, "named", refuse)
     size = apex.plan(dense_model, file_type="Q8_0").file_bytes - 100_000
     found = fitter.fit(Wish(size=size))
     assert {"token_embd.weight", "output.weight"} == set(found.types)
