@@ -40,9 +40,11 @@ TIERS = ("i-quality", "i-compact", "mini", "nano")
 STOCK = ("Q4_K_M", "IQ4_XS", "Q3_K_M", "IQ3_XXS", "IQ2_M")
 WIDTHS: dict[str, Any] = {"edge_layers": 2, "near_layers": 2}
 # What is measured: a name, and how finely and over how much.
-MAIN = ("part", 8)
-COSTS = (("kind", 1), ("kind", 2), ("kind", 4), ("part", 1), ("part", 2), ("part", 4), MAIN)
+MAIN = ("kind", 4, "in-domain")
+COSTS = (("kind", 1, "in-domain"), MAIN, ("kind", 4, "built-in"), ("part", 4, "in-domain"))
 RANDOM = 20
+# At these sizes the fit is refined too.
+REFINED = ("i-compact", "nano")
 
 Losses = Mapping[str, Mapping[str, float]]
 
@@ -78,13 +80,16 @@ class Bench:
             names += [path.stem] * count
         return names, np.concatenate(parts)
 
-    def sensitivity(self, detail: str, chunks: int) -> tuple[Sensitivity, dict[str, float]]:
+    def sensitivity(
+        self, detail: str, chunks: int, text: str
+    ) -> tuple[Sensitivity, dict[str, float]]:
         """Measured once, then read; and what it cost."""
-        path = self.folder / f"{detail}-{chunks}.json"
-        cost = self.folder / f"{detail}-{chunks}-cost.json"
+        path = self.folder / f"{detail}-{chunks}-{text}.json"
+        cost = self.folder / f"{detail}-{chunks}-{text}-cost.json"
         if not path.exists():
             given = MeasureOptions(detail=detail, chunks=chunks)
-            made = measure(self.source, path, self.matrix, self.texts, options=given)
+            texts = self.texts if text == "in-domain" else ()
+            made = measure(self.source, path, self.matrix, texts, options=given)
             numbers = {"tokens": made.tokens, "probes": made.probes, "seconds": made.seconds}
             cost.write_text(json.dumps(numbers), encoding="utf-8")
         return load_sensitivity(path), json.loads(cost.read_text(encoding="utf-8"))
@@ -137,9 +142,10 @@ def sizes(bench: Bench, names: tuple[str, ...]) -> Iterator[dict[str, Any]]:
         row: dict[str, Any] = {"name": name, "itself": bench.judge_plan(bench.plan(name))}
         for label, weight in (("error", energies), ("relative error", None)):
             row[label] = bench.judge(_by_errors(fitted, sensitivity, weight))
-        row["fit"] = bench.judge_plan(fitted.plan) | {"predicted": fitted.solution.loss}
-        refined = _refined(bench, sensitivity, wish, fitted)
-        row["refined"] = bench.judge_plan(refined.plan)
+        row["fit"] = bench.judge_plan(fitted.plan) | {"predicted": fitted.predicted}
+        if name in REFINED:
+            refined = _refined(bench, sensitivity, wish, fitted)
+            row["refined"] = bench.judge_plan(refined.plan)
         print(json.dumps(row), flush=True)
         yield row
 
@@ -161,7 +167,7 @@ def _by_errors(
 
 def _refined(bench: Bench, sensitivity: Sensitivity, wish: Wish, first: Fit) -> Fit:
     """One round over the calibration text; half of the chunks decide."""
-    whole = Judge(bench.source, bench.matrix, sensitivity, bench.texts, RunOptions(), chunks=24)
+    whole = Judge(bench.source, bench.matrix, sensitivity, bench.texts, RunOptions(), chunks=16)
     fitting, apart = whole.halves()
     with whole.session():
         refined = refine(first, sensitivity, lambda s: bench.fit(s, wish), fitting, apart, rounds=1)
@@ -205,9 +211,9 @@ def _prediction(
 
 def costs(bench: Bench) -> Iterator[dict[str, Any]]:
     """What is spent on measuring, against the KL of the files."""
-    for detail, chunks in COSTS:
-        sensitivity, cost = bench.sensitivity(detail, chunks)
-        row: dict[str, Any] = {"detail": detail, "chunks": chunks, **cost}
+    for detail, chunks, text in COSTS:
+        sensitivity, cost = bench.sensitivity(detail, chunks, text)
+        row: dict[str, Any] = {"detail": detail, "chunks": chunks, "text": text, **cost}
         row["kl"] = {
             name: bench.judge_plan(bench.fit(sensitivity, Wish(like=name)).plan)["kl"]
             for name in TIERS

@@ -131,11 +131,11 @@ def sizes_table(rows: list[dict[str, Any]]) -> list[str]:
     ]
     for row in rows:
         itself, fit = row["itself"], row["fit"]
-        cells = [f"{row[k]['kl']:.5f}" for k in ("error", "relative error", "fit", "refined")]
-        best = min(fit["kl"], row["refined"]["kl"])
+        kinds = ("error", "relative error", "fit", "refined")
+        cells = [f"{row[kind]['kl']:.5f}" if kind in row else "" for kind in kinds]
         lines.append(
             f"| {row['name']} | {itself['bytes'] / 2**20:.2f} | {itself['kl']:.5f} | "
-            f"{' | '.join(cells)} | {best / itself['kl']:.2f} | "
+            f"{' | '.join(cells)} | {fit['kl'] / itself['kl']:.2f} | "
             f"{itself['p99.9']:.3f}, {fit['p99.9']:.3f} | "
             f"{itself['maximum']:.2f}, {fit['maximum']:.2f} |"
         )
@@ -145,14 +145,14 @@ def sizes_table(rows: list[dict[str, Any]]) -> list[str]:
 def cost_table(rows: list[dict[str, Any]]) -> list[str]:
     names = list(rows[0]["kl"]) if rows else []
     lines = [
-        f"| groups by | chunks | probes | forward tokens | minutes | {' | '.join(names)} |",
-        "|---|---:|---:|---:|---:|" + "---:|" * len(names),
+        f"| groups by | text | chunks | probes | forward tokens | minutes | {' | '.join(names)} |",
+        "|---|---|---:|---:|---:|---:|" + "---:|" * len(names),
     ]
     for row in rows:
         kls = " | ".join(f"{row['kl'][name]:.5f}" for name in names)
         lines.append(
-            f"| {row['detail']} | {row['chunks']} | {row['probes']} | {row['tokens']:,.0f} | "
-            f"{row['seconds'] / 60:.1f} | {kls} |"
+            f"| {row['detail']} | {row['text']} | {row['chunks']} | {row['probes']} | "
+            f"{row['tokens']:,.0f} | {row['seconds'] / 60:.1f} | {kls} |"
         )
     return lines
 

@@ -75,7 +75,7 @@ class Judge:
             self._resident.model,
             texts,
             run.context_length,
-            sensitivity.text.chunks,
+            _probed(sensitivity),
             chunks,
         )
         tokens = selected.apart if len(selected.apart) else selected.probing
@@ -119,6 +119,12 @@ class Judge:
         """The model as a plan would write it."""
         changed = (tensor for tensor in plan.tensors if not tensor.is_copied)
         return self.measure({tensor.name: tensor.type for tensor in changed})
+
+
+def _probed(sensitivity: Sensitivity) -> int:
+    """How many chunks were chosen to be measured over; fewer may have been run."""
+    wanted = sensitivity.settings.get("chunks")
+    return wanted if isinstance(wanted, int) else sensitivity.text.chunks
 
 
 def _judged(values: Values) -> Judged:

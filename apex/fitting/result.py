@@ -93,12 +93,20 @@ class Fit:
     @property
     def best(self) -> Plan:
         """What is to be written: the fitted plan, or the better rival's under the same name."""
-        rival = self.better_rival
-        if rival is None:
+        rival, ours = self.better_rival, self.predicted
+        theirs = None if rival is None else self.kl(rival.loss)
+        if rival is None or theirs is None or ours is None:
             return self.plan
+        return self.in_place(rival, "predicted", theirs, ours)
+
+    def in_place(self, rival: Rival, how: str, theirs: float, ours: float) -> Plan:
+        """A rival's plan under the name of the fitted one, with a note that says why.
+
+        how: its KL divergence is known. theirs, ours: that of the rival, and of the fitted types.
+        """
         note = (
-            f"{rival.name} is taken as it is, since its predicted KL divergence is "
-            f"{self.kl(rival.loss):.3g} and that of the fitted types {self.predicted:.3g}."
+            f"{rival.name} is taken as it is, since its {how} KL divergence is {theirs:.3g} and "
+            f"that of the fitted types {ours:.3g}."
         )
         return replace(
             rival.plan,
@@ -106,6 +114,20 @@ class Fit:
             notes=(*dict.fromkeys((*rival.plan.notes, *self.plan.notes)), note),
             inputs=self.plan.inputs,
         )
+
+    @property
+    def challengers(self) -> tuple[Rival, ...]:
+        """The rivals that the fitted file has to beat.
+
+        They are the largest tier and the largest file type that could take its place, and the one
+        that is predicted to be the best of all that could.
+        """
+        able = [rival for rival in self.rivals if self._could_be(rival.plan)]
+        kinds = ("tier", "file type")
+        found = [[rival for rival in able if rival.kind == kind][-1:] for kind in kinds]
+        known = [rival for rival in able if rival.loss is not None]
+        found.append(sorted(known, key=lambda rival: (rival.loss or 0.0, rival.name))[:1])
+        return tuple({rival.name: rival for rivals in found for rival in rivals}.values())
 
     def beside(self, kind: str) -> Rival | None:
         """The largest tier, or the largest file type, that is not larger than asked for."""

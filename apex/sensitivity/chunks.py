@@ -45,37 +45,42 @@ def select_chunks(
 ) -> Chunks:
     """Choose chunks evenly: of every text by its weight, and from all places of each.
 
-    texts: none for the built-in set. The first chunks of ``probing`` are from different texts, so
-    that a part of them is diverse too. Where the texts are short there are fewer of both, in the
-    same proportion, but at least one for probing. Raises UsageError where there is not even that.
+    texts: none for the built-in set. The first chunks are from different texts, so that a part of
+    them is diverse too. Which are for probing does not depend on ``apart``; those apart are of what
+    is left, and fewer where little is. Raises UsageError where no text has a chunk.
     """
     texts = tuple(texts) or built_in(model)
     parts = [
         chunks_of(model.tokenize(text.content, parse_special=text.parse_special), length)
         for text in texts
     ]
-    total = sum(map(len, parts))
-    if not total:
+    if not sum(map(len, parts)):
         raise UsageError(
             f"No text has a chunk of {length} tokens.", "give more text, or a smaller --ctx-size"
         )
     weights = [text.weight for text in texts]
-    # Those apart come from between those for probing, so both are taken from one even choice.
-    taken = min(total, probing + apart)
-    for_probing = max(1, round(taken * probing / (probing + apart)))
-    counts = _shares([len(part) for part in parts], weights, taken)
-    chosen = [part[_even(len(part), count)] for part, count in zip(parts, counts, strict=True)]
-    is_probing = _even_mask(taken, for_probing)
-    order = _interleaved([range(count) for count in counts])
-    probing_places: list[list[int]] = [[] for _ in texts]
-    for (text, place), wanted in zip(order, is_probing, strict=True):
-        if wanted:
-            probing_places[text].append(place)
-    run = [chosen[text][place] for text, place in _interleaved(probing_places)]
-    kept = [chosen[order[index][0]][order[index][1]] for index in np.flatnonzero(~is_probing)]
-    none = np.empty((0, length), np.int32)
+    every = [list(range(len(part))) for part in parts]
+    run = _chosen(every, weights, probing)
+    left = [sorted(set(places).difference(taken)) for places, taken in zip(every, run, strict=True)]
+    kept = _chosen(left, weights, apart)
     names = tuple(text.name for text in texts)
-    return Chunks(np.stack(run), np.stack(kept) if kept else none, names)
+    return Chunks(_tokens(parts, run, length), _tokens(parts, kept, length), names)
+
+
+def _chosen(
+    places: Sequence[Sequence[int]], weights: Sequence[float], total: int
+) -> list[list[int]]:
+    """Of each text's places some, evenly."""
+    counts = _shares([len(there) for there in places], weights, total)
+    return [
+        [there[index] for index in _even(len(there), count)]
+        for there, count in zip(places, counts, strict=True)
+    ]
+
+
+def _tokens(parts: Sequence[Tokens], places: Sequence[Sequence[int]], length: int) -> Tokens:
+    chunks = [parts[text][place] for text, place in _interleaved(places)]
+    return np.stack(chunks) if chunks else np.empty((0, length), np.int32)
 
 
 def _shares(available: Sequence[int], weights: Sequence[float], total: int) -> list[int]:
@@ -91,12 +96,6 @@ def _shares(available: Sequence[int], weights: Sequence[float], total: int) -> l
 def _even(available: int, count: int) -> npt.NDArray[np.int64]:
     """Indexes of ``count`` chunks from all places."""
     return ((2 * np.arange(count) + 1) * available // (2 * max(count, 1))).astype(np.int64)
-
-
-def _even_mask(available: int, count: int) -> npt.NDArray[np.bool_]:
-    mask = np.zeros(available, np.bool_)
-    mask[_even(available, count)] = True
-    return mask
 
 
 def _interleaved(places: Sequence[Sequence[int]]) -> list[tuple[int, int]]:

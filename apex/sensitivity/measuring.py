@@ -138,6 +138,7 @@ class _Measurement:
             {},
             {
                 "levels": list(self.options.levels),
+                "chunks": self.options.chunks,
                 "detail": self.options.detail,
                 "sample": self.options.sample,
                 "run": how,

@@ -32,9 +32,9 @@ class MeasureOptions:
     """
 
     run: RunOptions = field(default_factory=RunOptions)
-    chunks: int = 8
+    chunks: int = 4
     levels: tuple[str, ...] = ("Q3_K", "IQ2_S")
-    detail: str = "part"
+    detail: str = "kind"
     sample: int = 1 << 20
     seconds: float | None = None
     resident: Path | None = None
