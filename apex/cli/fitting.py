@@ -21,12 +21,14 @@ from apex.cli.arguments import (
 from apex.cli.calibrating import planned_matrix
 from apex.cli.fit_arguments import FIT, FitArguments, is_fit_tier
 from apex.cli.fitted import Goal, fit_tier_goal, open_fitter
+from apex.cli.judging import JudgeArguments, Settling, print_contest
 from apex.cli.output import Printer, Table
 from apex.cli.planning import export_types, print_plan, print_tensors
 from apex.cli.values import is_automatic
 from apex.errors import UsageError
 
 if TYPE_CHECKING:
+    from apex import Plan
     from apex.fitting import Fit, Fitter
 
 __all__ = ["fit", "print_fit"]
@@ -38,7 +40,7 @@ _EVERYTHING = 1 << 62
 
 @dataclass(frozen=True, kw_only=True)
 class FitCommandArguments(
-    JsonArgument, OverwriteArgument, TypesArguments, FitArguments, ModelArgument
+    JsonArgument, OverwriteArgument, TypesArguments, JudgeArguments, FitArguments, ModelArgument
 ):
     """What ``apex fit`` is given."""
 
@@ -79,12 +81,15 @@ class FitCommandArguments(
 def fit(given: FitCommandArguments) -> None:
     """Choose the type of every tensor for a size, a quality or a GPU, and show the plan.
 
-    The model is not run: what its parts cost was measured by apex measure. apex quantize takes the
-    same options, or the plan that --json prints.
+    What the parts of the model cost was measured by apex measure. The fitted file and what could
+    take its place are then compared by running the model, without writing any of them. apex
+    quantize takes the same options, or the plan that --json prints.
     """
     import apex
+    from apex.inference import RunOptions
 
     printer = Printer(json=given.json)
+    given.check_judging()
     goal = _goal(given)
     options = given.options_for(None, None)
     source = apex.open_model(given.model)
@@ -97,14 +102,18 @@ def fit(given: FitCommandArguments) -> None:
             return
         printer.line()
     assert goal is not None
-    found = fitter.fit(goal.wish, goal.name)
+    settling = Settling(given, fitter, RunOptions(), printer)
+    found, best, result = settling.settle(fitter.fit(goal.wish, goal.name), goal)
     if given.export is not None:
-        export_types(found.best, given.export, printer, overwrite=given.overwrite)
-    printer.data(lambda: {**found.best.to_dict(), "fit": found.to_dict()})
+        export_types(best, given.export, printer, overwrite=given.overwrite)
+    measured = None if result is None else result.to_dict()
+    printer.data(lambda: {**best.to_dict(), "fit": {**found.to_dict(), "measured": measured}})
     if given.tensors:
-        print_tensors(found.best, printer)
-    print_plan(found.best, printer)
-    print_fit(found, printer)
+        print_tensors(best, printer)
+    print_plan(best, printer)
+    print_fit(found, best, printer)
+    if result is not None:
+        print_contest(result, printer)
 
 
 def _goal(given: FitCommandArguments) -> Goal | None:
@@ -134,7 +143,7 @@ def _goal(given: FitCommandArguments) -> Goal | None:
     return fit_tier_goal(tiers[0]) if tiers else Goal(given.wish())
 
 
-def print_fit(found: Fit, printer: Printer) -> None:
+def print_fit(found: Fit, best: Plan, printer: Printer) -> None:
     """What is predicted, beside what else has this size, and how much of it is used."""
     table = Table(
         "Predicted",
@@ -158,12 +167,12 @@ def print_fit(found: Fit, printer: Printer) -> None:
             "better"
         )
     if found.budget is not None:
-        used = found.best.file_bytes
+        used = best.file_bytes
         printer.line(f"asked for {found.budget:,} bytes, used {used:,} ({used / found.budget:.3%})")
     room = found.room
     if room is not None:
         printer.line(
-            f"GPU: weights {output.size(found.gpu_bytes(found.best))} of "
+            f"GPU: weights {output.size(found.gpu_bytes(best))} of "
             f"{output.size(room.weights)} that are left beside {output.size(room.cache)} of cache "
             f"and {output.size(room.compute)} of compute buffers"
         )

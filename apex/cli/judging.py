@@ -107,6 +107,9 @@ class Settling:
         if self._fitter.source.missing:
             self._printer.note("only the model's header is there, so that predictions decide")
             return found, found.best, None
+        if self._fitter.matrix is not None and not self._fitter.matrix.digest:
+            self._printer.note("the importance matrix is not there yet, so that predictions decide")
+            return found, found.best, None
         try:
             judge = self._judge
         except RunError as error:

@@ -18,6 +18,7 @@ from apex.cli.arguments import (
     TypesArguments,
 )
 from apex.cli.fit_arguments import FitArguments
+from apex.cli.judging import JudgeArguments
 from apex.cli.values import is_automatic, parse_layers
 from apex.errors import UsageError
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["QuantizeArguments", "TargetArguments"]
 
+# What decides a plan.
+_DECIDING = (TypesArguments, FitArguments, JudgeArguments)
 _AUTO = "Making an importance matrix, with --imatrix auto"
 
 
@@ -76,6 +79,7 @@ class QuantizeArguments(
     OverwriteArgument,
     ThreadsArgument,
     TypesArguments,
+    JudgeArguments,
     FitArguments,
     TargetArguments,
 ):
@@ -170,7 +174,7 @@ class QuantizeArguments(
         """Whether anything was given that a plan decides."""
         decided = (
             *("tier", "file_type"),
-            *(item.name for kind in (TypesArguments, FitArguments) for item in fields(kind)),
+            *(item.name for kind in _DECIDING for item in fields(kind)),
         )
         defaults = {item.name: item.default for item in fields(self)}
         return any(getattr(self, name) != defaults[name] for name in decided)

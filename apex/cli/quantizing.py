@@ -82,8 +82,18 @@ def _outputs(
     imatrix: Path | ImportanceMatrix | None,
     printer: Printer,
 ) -> dict[Path, Plan]:
-    """What is to be written; prints the plans' notes, and what is there already."""
+    """What is to be written; prints the plans' notes, and what is there already.
+
+    A fit is measured, which takes minutes, after everything else was found to be right.
+    """
+    from apex.quantizing import check_plan_outputs
+
     outputs = plan_all(given, source, wanted, imatrix)
+    if not given.dry_run and any(target.goal for target in wanted.targets):
+        if wanted.folder is None or given.overwrite:
+            check_plan_outputs(list(outputs.values()), list(outputs), overwrite=given.overwrite)
+        source.require_data()
+        outputs = plan_all(given, source, wanted, imatrix, printer)
     if wanted.folder is not None and not given.overwrite:
         outputs, done = leave_out_done(outputs)
         for path in done:

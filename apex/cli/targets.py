@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from apex.cli.fit_arguments import ChoiceArguments, is_fit_tier
+from apex.cli.fit_arguments import is_fit_tier
 from apex.cli.fitted import Goal, fit_tier_goal, open_fitter
+from apex.cli.judging import Settling, print_contest
+from apex.cli.output import Printer
 from apex.errors import UsageError
 
 if TYPE_CHECKING:
@@ -125,12 +127,17 @@ def _of_plan_file(given: QuantizeArguments, path: Path) -> Wanted:
 
 
 def plan_all(
-    given: ChoiceArguments,
+    given: QuantizeArguments,
     source: ModelFile,
     wanted: Wanted,
     imatrix: Path | ImportanceMatrix | None,
+    printer: Printer | None = None,
 ) -> dict[Path, Plan]:
-    """The plan of every output, by its name."""
+    """The plan of every output, by its name.
+
+    printer: where fits are measured and what comes of that is shown; without it, predictions
+        decide what is written for them.
+    """
     from apex.files import load_imatrix
     from apex.quantizing import output_name
 
@@ -139,7 +146,7 @@ def plan_all(
     else:
         # Opened once for all plans.
         matrix = load_imatrix(imatrix) if isinstance(imatrix, Path) else imatrix
-        plans = _plans(given, source, wanted, matrix)
+        plans = _plans(given, source, wanted, matrix, printer)
     if wanted.folder is None:
         assert wanted.out is not None
         return {wanted.out: plans[0]}
@@ -153,12 +160,18 @@ def plan_all(
 
 
 def _plans(
-    given: ChoiceArguments, source: ModelFile, wanted: Wanted, matrix: ImportanceMatrix | None
+    given: QuantizeArguments,
+    source: ModelFile,
+    wanted: Wanted,
+    matrix: ImportanceMatrix | None,
+    printer: Printer | None,
 ) -> list[Plan]:
     import apex
+    from apex.inference import RunOptions
 
     plans = []
     fitter: Fitter | None = None  # the options of all fits are the same
+    settling: Settling | None = None
     for target in wanted.targets:
         options = with_matrix(target.options, matrix, joint=wanted.folder is not None)
         if target.goal is None:
@@ -166,7 +179,15 @@ def _plans(
             continue
         if fitter is None:
             fitter = open_fitter(given, source, options)
-        plans.append(fitter.fit(target.goal.wish, target.goal.name).best)
+        found = fitter.fit(target.goal.wish, target.goal.name)
+        if printer is None:
+            plans.append(found.best)
+            continue
+        settling = settling or Settling(given, fitter, RunOptions(threads=given.threads), printer)
+        _, best, result = settling.settle(found, target.goal)
+        if result is not None:
+            print_contest(result, printer)
+        plans.append(best)
     return plans
 
 

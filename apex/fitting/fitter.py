@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Collection, Mapping
+from copy import copy
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -82,9 +83,18 @@ class Fitter:
         check_model(sensitivity, self.source, weights=not self.source.missing)
         given = options.get("imatrix")
         matrix = load_imatrix(given) if isinstance(given, (str, os.PathLike)) else given
+        self.matrix = matrix
         self.options: PlanOptions = {**options, "imatrix": matrix}
         self.losses = self._losses(matrix)
         self._notes = notes_of(sensitivity, matrix, is_real=not options.get("sizes_only"))
+
+    def with_sensitivity(self, sensitivity: Sensitivity) -> Fitter:
+        """The same with another sensitivity of the same model."""
+        other = copy(self)
+        other.__dict__.pop("rivals", None)  # what is predicted of them differs
+        other.sensitivity = sensitivity
+        other.losses = other._losses(self.matrix)
+        return other
 
     @cached_property
     def rivals(self) -> tuple[Rival, ...]:
