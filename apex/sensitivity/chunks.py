@@ -63,7 +63,8 @@ def select_chunks(
     run = _chosen(every, weights, probing)
     left = [sorted(set(places).difference(taken)) for places, taken in zip(every, run, strict=True)]
     kept = _chosen(left, weights, apart)
-    names = tuple(text.name for text in texts)
+    # The file is for others too, and they have other folders.
+    names = tuple(text.name if text.file is None else text.file.name for text in texts)
     return Chunks(_tokens(parts, run, length), _tokens(parts, kept, length), names)
 
 
