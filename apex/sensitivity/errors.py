@@ -50,15 +50,16 @@ class Candidate:
 def candidates_of(source: Source, matrix: ImportanceMatrix | None) -> dict[str, Candidate]:
     """By name, in the order of the source, the tensors whose types can be chosen.
 
-    Raises as ``plan`` does.
+    A tensor whose rows fit none of ``CANDIDATES`` is left out. Raises as ``plan`` does.
     """
     made = plan(source, file_type="Q8_0", imatrix=matrix, allow_requantize=True)
     order = {tensor.name: number for number, tensor in enumerate(source.tensors)}
-    return {
+    found = {
         tensor.name: Candidate(tensor.source, _types(tensor), tensor.importance)
         for tensor in sorted(made.tensors, key=lambda tensor: order[tensor.name])
         if tensor.decided_by not in ("llama.cpp", "copy")
     }
+    return {name: candidate for name, candidate in found.items() if candidate.types}
 
 
 def _types(tensor: PlannedTensor) -> tuple[str, ...]:
