@@ -63,7 +63,7 @@ class Bench:
         self.divergences = Divergences(self.resident, tokens)
         candidates = candidates_of(self.source, self.matrix)
         self.prober = Prober(self.source, self.matrix, candidates, self.resident, self.divergences)
-        self.chosen = set(candidates)
+        self.chosen = {name for name in candidates if self.resident.holds(name)}
 
     def _matrix(self, model: Path) -> ImportanceMatrix:
         path = self.folder / "imatrix.gguf"
