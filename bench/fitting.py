@@ -119,17 +119,9 @@ class Bench:
         return apex.plan(self.source, file_type=name, imatrix=self.matrix)
 
     def energies(self) -> dict[str, float]:
-        """By tensor, what its weighted error is relative to."""
-        errors = apex.measure_errors(apex.plan(self.source, file_type="Q8_0", imatrix=self.matrix))
-        entries = self.matrix.entries
-        return {
-            name: sum(
-                squares * (float(entries[name].counts[expert]) if name in entries else 1.0)
-                for expert, (_, squares) in found.by_expert.items()
-            )
-            for name, found in errors.items()
-            if found.by_expert
-        }
+        """By tensor, the sum of its squares, which makes relative errors absolute."""
+        made = apex.plan(self.source, file_type="Q8_0", imatrix=self.matrix)
+        return {name: found.squares for name, found in apex.measure_errors(made).items()}
 
 
 def sizes(bench: Bench, names: tuple[str, ...]) -> Iterator[dict[str, Any]]:
@@ -140,7 +132,7 @@ def sizes(bench: Bench, names: tuple[str, ...]) -> Iterator[dict[str, Any]]:
         wish = Wish(like=name)
         fitted = bench.fit(sensitivity, wish)
         row: dict[str, Any] = {"name": name, "itself": bench.judge_plan(bench.plan(name))}
-        for label, weight in (("error", energies), ("relative error", None)):
+        for label, weight in (("squared error", energies), ("relative error", None)):
             row[label] = bench.judge(_by_errors(fitted, sensitivity, weight))
         row["fit"] = bench.judge_plan(fitted.plan) | {"predicted": fitted.predicted}
         if name in REFINED:

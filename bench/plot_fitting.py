@@ -125,13 +125,13 @@ def save(plt: Any, figure: Any, axes: Any, target: Path) -> None:
 
 def sizes_table(rows: list[dict[str, Any]]) -> list[str]:
     lines = [
-        "| bytes of | MiB | itself | weighted error alone | relative error alone | fit | refined "
+        "| bytes of | MiB | itself | squared error alone | relative error alone | fit | refined "
         "| ratio | 99.9 %: itself, fit | maximum: itself, fit |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for row in rows:
         itself, fit = row["itself"], row["fit"]
-        kinds = ("error", "relative error", "fit", "refined")
+        kinds = ("squared error", "relative error", "fit", "refined")
         cells = [f"{row[kind]['kl']:.5f}" if kind in row else "" for kind in kinds]
         lines.append(
             f"| {row['name']} | {itself['bytes'] / 2**20:.2f} | {itself['kl']:.5f} | "
