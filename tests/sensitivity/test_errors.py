@@ -7,6 +7,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
+from support.architectures import architectures, write_model
 from support.imatrix import write_gguf
 from support.llama import llama_tensors, write_llama
 
@@ -133,3 +134,15 @@ def test_zeros_have_no_error(tmp_path: Path) -> None:
     source = open_model(tmp_path / "a.gguf")
     tables = measure_tables(source, None, candidates_of(source, None), RunSettings(), sample=0)
     assert set(tables["blk.0.attn_q.weight"].values()) == {0.0}
+
+
+def test_rows_that_fit_no_type(tmp_path: Path) -> None:
+    """Such a tensor has no choice, and the others are measured all the same."""
+    spec = architectures()["qwen3moe"]
+    (path,) = write_model(tmp_path / "model.gguf", spec)
+    model = open_model(path)
+    found = candidates_of(model, None)
+    odd = {tensor.name for tensor in model.tensors if tensor.columns == 80}
+    assert odd and found and not odd & set(found)
+    tables = measure_tables(model, None, found, RunSettings(), sample=0)
+    assert set(tables) == set(found) and all(tables.values())
