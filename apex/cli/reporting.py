@@ -20,7 +20,10 @@ class ReportArguments(QuietArgument, OverwriteArgument):
     """What ``apex report`` is given."""
 
     results: Annotated[
-        list[Path], typer.Argument(metavar="RESULTS...", help="JSON files of apex eval -o.")
+        list[Path],
+        typer.Argument(
+            metavar="RESULTS...", help="JSON files of apex eval -o, and of apex fit --curve."
+        ),
     ]
     out: Annotated[
         Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where the files go.")

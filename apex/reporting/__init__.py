@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from apex.files import OutputSet, check_output
+from apex.reporting.frontier import split_frontiers, with_measured
 from apex.reporting.frontier_html import frontier_page
 from apex.reporting.frontier_png import frontier_plot
 from apex.reporting.heat import HeatCell, heat_map
@@ -36,21 +37,31 @@ def report(
     The files: one self-contained page, ``index.html``; the same tables as ``report.md``; all
     numbers as ``results.csv``; the plots (PNG).
 
-    results: JSON files of ``apex eval``. Returns the paths, the page first.
+    results: JSON files of ``apex eval``. One of them may be the frontier.json of ``apex fit
+        --curve``: it is drawn with the files that were measured, and gets a page of its own,
+        ``frontier.html``.
+
+    Returns the paths, the page first.
     Raises UsageError for files that do not hold results, or without matplotlib; OutputError.
     """
     target = Path(folder)
     # Here what can be known before anything is drawn; the names of the plots come later.
     check_output([target / name for name in (_PAGE, _MARKDOWN, _CSV)], results, overwrite=overwrite)
-    loaded = load_results(results)
+    evaluations, frontier = split_frontiers(results)
+    loaded = load_results(evaluations)
     title, summary, parts = _title(loaded), _summary(loaded), sections(loaded)
     plots = draw(loaded)
+    if frontier is not None:
+        frontier = with_measured(frontier, loaded)
+        plots.append(frontier_plot(frontier))
     contents = {
         _PAGE: render_page(title, summary, loaded, parts, plots).encode(),
         _MARKDOWN: render_markdown(title, summary, loaded.notes, parts, plots).encode(),
         _CSV: render_csv(loaded).encode(),
         **{f"{plot.name}.png": plot.png for plot in plots},
     }
+    if frontier is not None:
+        contents["frontier.html"] = frontier_page(frontier).encode()
     paths = tuple(target / name for name in contents)
     check_output(paths, results, overwrite=overwrite)
     with OutputSet(paths) as files:

@@ -13,6 +13,7 @@ import pytest
 from matplotlib import image
 from support.browser import browse
 from support.evaluations import measured, only_perplexity, results, written
+from support.frontiers import frontier
 
 import apex
 from apex.errors import OutputError, UsageError
@@ -217,3 +218,24 @@ def test_what_goes_wrong(tmp_path: Path, page: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError):
         apex.report(sound, tmp_path / "file")
+
+
+def test_a_frontier_is_drawn_with_what_was_measured(tmp_path: Path) -> None:
+    curve = tmp_path / "frontier.json"
+    curve.write_text(json.dumps(frontier()), encoding="utf-8")
+    paths = apex.report([*written(tmp_path, results()), curve], tmp_path / "report")
+    names = {path.name for path in paths}
+    assert {"frontier.png", "frontier.html"} < names
+    text = (tmp_path / "report/frontier.html").read_text(encoding="utf-8")
+    shown = json.loads(re.search(r'id="data"[^>]*>(.*?)</script>', text, re.S)[1])
+    kls = {entry["name"]: entry["kl"] for entry in shown["measured"]}
+    assert kls["model-<1>"] == 0.006 and "model-f16" not in kls
+
+
+def test_of_one_model_only(tmp_path: Path) -> None:
+    curves = [tmp_path / "a.json", tmp_path / "b.json"]
+    for curve in curves:
+        curve.write_text(json.dumps(frontier()), encoding="utf-8")
+    with pytest.raises(UsageError, match="second frontier"):
+        apex.report([*written(tmp_path, results()), *curves], tmp_path / "report")
+    assert not (tmp_path / "report").exists()
