@@ -70,7 +70,7 @@ class MeasureArguments(
             help="How finely tensors are grouped. part tells gate from up.",
             rich_help_panel=_WHAT,
         ),
-    ] = "part"
+    ] = "kind"
     sample: Annotated[
         int,
         typer.Option(
@@ -102,7 +102,7 @@ class MeasureArguments(
         typer.Option(
             min=1, metavar="N", help="Chunks that each probe runs over.", rich_help_panel=TEXT
         ),
-    ] = 8
+    ] = 4
 
     def measure_options(self) -> MeasureOptions:
         """These, as ``apex.measure`` takes them. Raises UsageError."""
