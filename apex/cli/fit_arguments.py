@@ -239,7 +239,10 @@ class FitArguments(ChoiceArguments):
 
 
 _WISHES = ("size", "bpw", "like", "kl", "vram")
-_ONLY_FITS = ("sensitivity", "formats", "floor", "equal_pairs")
+_ONLY_FITS = (
+    *("sensitivity", "formats", "floor", "equal_pairs"),
+    *("no_check", "check_chunks", "check_text", "refine", "resident"),
+)
 
 
 def _option(name: str) -> str:

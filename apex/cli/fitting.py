@@ -24,6 +24,7 @@ from apex.cli.fitted import Goal, fit_tier_goal, open_fitter
 from apex.cli.judging import JudgeArguments, Settling, print_contest
 from apex.cli.output import Printer, Table
 from apex.cli.planning import export_types, print_plan, print_tensors
+from apex.cli.stopping import ending
 from apex.cli.values import is_automatic
 from apex.errors import UsageError
 
@@ -103,11 +104,14 @@ def fit(given: FitCommandArguments) -> None:
         printer.line()
     assert goal is not None
     settling = Settling(given, fitter, RunOptions(), printer)
-    found, best, result = settling.settle(fitter.fit(goal.wish, goal.name), goal)
+    with ending("the curve is complete" if given.curve else "nothing was written"):
+        found, best, result = settling.settle(fitter.fit(goal.wish, goal.name), goal)
     if given.export is not None:
         export_types(best, given.export, printer, overwrite=given.overwrite)
+    taken = found.better_rival if result is None else result.winner
     measured = None if result is None else result.to_dict()
-    printer.data(lambda: {**best.to_dict(), "fit": {**found.to_dict(), "measured": measured}})
+    data = {**found.described(taken), "measured": measured}
+    printer.data(lambda: {**best.to_dict(), "fit": data})
     if given.tensors:
         print_tensors(best, printer)
     print_plan(best, printer)

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from apex.cli.output import Printer, Table, size
-from apex.cli.progress import showing_stages
-from apex.cli.stopping import ending
+from apex.cli.progress import Stage, showing_stages
 from apex.errors import RunError, UsageError
 
 if TYPE_CHECKING:
@@ -119,32 +118,33 @@ class Settling:
             return found, found.best, None
         from apex.fitting.contest import contest
 
-        with ending("nothing was written"), showing_stages(self._printer) as stage, judge.session():
+        refined = None
+        with showing_stages(self._printer) as stage, judge.session():
             if self._given.refine:
                 fitting, judge = judge.halves()
-                found = self._refined(found, goal, fitting, judge)
+                refined = self._refined(found, goal, fitting, judge, stage)
+                found = refined.fit
             result = contest(
                 found, judge, lambda done, count, what: stage("comparing", done, count, what)
             )
+        if refined is not None:
+            self._print_rounds(refined)
         return found, result.best, result
 
-    def _refined(self, found: Fit, goal: Goal, fitting: Judge, apart: Judge) -> Fit:
+    def _refined(
+        self, found: Fit, goal: Goal, fitting: Judge, apart: Judge, stage: Stage
+    ) -> Refined:
         from apex.fitting.refining import refine
 
-        with showing_stages(self._printer) as stage:
-            refined = refine(
-                found,
-                found.sensitivity,
-                lambda corrected: self._fitter.with_sensitivity(corrected).fit(
-                    goal.wish, goal.name
-                ),
-                fitting,
-                apart,
-                self._given.refine,
-                lambda done, count, what: stage("refining", done, count, what),
-            )
-        self._print_rounds(refined)
-        return refined.fit
+        return refine(
+            found,
+            found.sensitivity,
+            lambda corrected: self._fitter.with_sensitivity(corrected).fit(goal.wish, goal.name),
+            fitting,
+            apart,
+            self._given.refine,
+            lambda done, count, what: stage("refining", done, count, what),
+        )
 
     def _print_rounds(self, refined: Refined) -> None:
         for number, made in enumerate(refined.rounds):

@@ -57,12 +57,13 @@ def quantize(given: QuantizeArguments) -> None:
         choose_gpus(settings.backend, settings.devices)
     if is_automatic(given.imatrix):
         imatrix, made = _automatic(given, wanted, source, collect_options, printer)
-    outputs = _outputs(given, wanted, source, imatrix, printer)
+    left = "nothing was left behind" if made is None else f"{made} stays for the next time"
+    with ending(left):
+        outputs = _outputs(given, wanted, source, imatrix, printer)
     if given.dry_run:
         check_plan_outputs(list(outputs.values()), list(outputs), overwrite=given.overwrite)
         _show(outputs, source, printer)
         return
-    left = "nothing was left behind" if made is None else f"{made} stays for the next time"
     with ending(left), showing_progress("quantizing", printer) as advance:
         results = apex.quantize_all(
             outputs,

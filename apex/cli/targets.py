@@ -72,6 +72,7 @@ def wanted_of(given: QuantizeArguments) -> Wanted:
             "leave out one of the two",
         )
     given.check_targets(given.tier or (), given.file_type or (), _USE_FIT)
+    given.check_judging()
     targets = [_tier_target(given, tier) for tier in _tiers(given.tier or ())]
     for file_type in given.file_type or ():
         chosen = given.options_for(None, file_type)

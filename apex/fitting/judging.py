@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from apex.calibration import Text
+from apex.errors import UsageError
 from apex.files import ImportanceMatrix
 from apex.inference import Divergences, ResidentModel, RunOptions
 from apex.planning import Plan
@@ -20,9 +21,11 @@ from apex.sensitivity import Sensitivity
 from apex.sensitivity.chunks import select_chunks
 from apex.sensitivity.errors import candidates_of
 from apex.sensitivity.probing import Prober
-from apex.sources import ModelFile, open_model
+from apex.sensitivity.residence import require_same_weights, resident_file
+from apex.sources import ModelFile
+from apex.types import tensor_bytes
 
-__all__ = ["Judge", "Judged", "difference"]
+__all__ = ["Judge", "Judged", "changed_types", "difference"]
 
 Values = npt.NDArray[np.float64]
 
@@ -67,9 +70,11 @@ class Judge:
         """Load the model, and run it over chunks of the texts that were not measured over.
 
         texts: as for ``measure``; without any, the built-in set. progress: called with how many of
-        the chunks were run, and how many there are. Raises RunError, UsageError.
+        the chunks were run, and how many there are. Raises ModelFileError, RunError, DataError,
+        and UsageError where the resident file is of another model or no text has a chunk.
         """
-        file = model if resident is None else open_model(resident)
+        file = resident_file(model, resident)
+        require_same_weights(file, model, sensitivity.model)
         self._resident = ResidentModel(file, run)
         selected = select_chunks(
             self._resident.model,
@@ -93,7 +98,15 @@ class Judge:
         self._prober = Prober(model, matrix, self._candidates, self._resident, self._divergences)
 
     def halves(self) -> tuple[Judge, Judge]:
-        """The same resident model over the first half of the chunks, and over the second."""
+        """The same resident model over the first half of the chunks, and over the second.
+
+        Raises UsageError where there is only one chunk.
+        """
+        if self.chunks < 2:
+            raise UsageError(
+                "To correct predictions and to judge that takes two chunks, and there is only one.",
+                "give more text, or another --check-text",
+            )
         first, second = copy(self), copy(self)
         middle = (self._start + self._stop) // 2
         first._stop = second._start = middle
@@ -110,15 +123,34 @@ class Judge:
             self._prober.restore()
 
     def measure(self, types: Mapping[str, str]) -> Judged:
-        """The model with tensors of these types, as it would run from a file of them."""
+        """The model with tensors of these types, as it would run from a file of them.
+
+        Raises UsageError where the resident file has no room for a type, ModelFileError, RunError.
+        """
         known = {name: kind for name, kind in types.items() if name in self._candidates}
+        for name, kind in known.items():
+            self._require_room(name, kind)
         self._prober.become(known)
         return _judged(self._prober.measure(self._start, self._stop))
 
     def measure_plan(self, plan: Plan) -> Judged:
         """The model as a plan would write it."""
-        changed = (tensor for tensor in plan.tensors if not tensor.is_copied)
-        return self.measure({tensor.name: tensor.type for tensor in changed})
+        return self.measure(changed_types(plan))
+
+    def _require_room(self, name: str, kind: str) -> None:
+        bytes_wanted = tensor_bytes(kind, self._candidates[name].tensor.shape)
+        if bytes_wanted > self._resident.room(name):
+            there = self._resident.file.reference.name
+            raise UsageError(
+                f"{name} is {self._resident.type(name)} in {there}, which has no room for {kind}.",
+                "run a larger file of the model with --resident, or leave out measuring with "
+                "--no-check",
+            )
+
+
+def changed_types(plan: Plan) -> dict[str, str]:
+    """By name, the types of the tensors that a plan does not copy."""
+    return {tensor.name: tensor.type for tensor in plan.tensors if not tensor.is_copied}
 
 
 def _probed(sensitivity: Sensitivity) -> int:

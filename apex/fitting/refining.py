@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from apex.allocation import Choice, Frontier, Item
-from apex.fitting.judging import Judge, Judged, difference
+from apex.fitting.judging import Judge, Judged, changed_types, difference
 from apex.fitting.result import Fit
 from apex.sensitivity import Sensitivity
 
@@ -73,13 +73,13 @@ def refine(
     fitting: over the chunks by which kinds are corrected. apart: over those that decide.
     progress: called with how many measurements are made of how many, and what is measured.
     """
-    best, judged, made = first, apart.measure(first.types), []
+    best, judged, made = first, apart.measure_plan(first.plan), []
     report = progress or (lambda _done, _all, _what: None)
     for _ in range(rounds):
         factors = _factors(best, sensitivity, fitting, report)
         corrected = scaled(sensitivity, factors)
         fit = again(corrected)
-        after = apart.measure(fit.types)
+        after = apart.measure_plan(fit.plan)
         is_kept = after.kl < judged.kl
         made.append(Round(factors, judged, after, is_kept))
         if not is_kept:
@@ -115,7 +115,8 @@ def _factors(
         kinds[sensitivity.group_of[fit.choices.members[item.name][0]].kind].append(item)
     count = 2 * len(kinds) + 1
     report(0, count, "what was chosen")
-    now = judge.measure(fit.types)
+    types = changed_types(fit.plan)
+    now = judge.measure(types)
     factors = {}
     for number, (kind, items) in enumerate(kinds.items()):
         observed = []
@@ -123,7 +124,7 @@ def _factors(
             report(2 * number + 1 + (direction < 0), count, kind)
             moved, predicted = _moved(fit, items, direction)
             if moved:
-                measured, error = difference(judge.measure({**fit.types, **moved}), now)
+                measured, error = difference(judge.measure({**types, **moved}), now)
                 observed.append((predicted, measured, error))
         factors[kind] = _factor(observed)
     return factors

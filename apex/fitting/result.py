@@ -149,17 +149,21 @@ class Fit:
 
     def to_dict(self) -> dict[str, Any]:
         """What was predicted, as data for JSON."""
+        return self.described(self.better_rival)
+
+    def described(self, taken: Rival | None) -> dict[str, Any]:
+        """The same, of a file for which a rival is taken, or of the fitted one."""
         room = self.room
         return {
             "predicted": self.predicted,
             "bound": self.bound,
             "budget": self.budget,
             "bytes": self.plan.file_bytes,
-            "taken": None if self.better_rival is None else self.better_rival.name,
+            "taken": None if taken is None else taken.name,
             "gpu": None
             if room is None
             else {
-                "weights": self.gpu_bytes(self.best),
+                "weights": self.gpu_bytes(self.plan if taken is None else taken.plan),
                 "room": room.weights,
                 "cache": room.cache,
                 "compute": room.compute,

@@ -25,7 +25,9 @@ from apex.reporting.frontier import check_frontier
 from apex.sensitivity import save_sensitivity
 
 SPEC = architectures()["qwen35moe"]
-ABOVE = ("--like", "Q5_K_M")
+# tests/cli/test_judging.py is about running the model.
+NO_CHECK = "--no-check"
+ABOVE = ("--like", "Q5_K_M", NO_CHECK)
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +110,7 @@ def test_every_option_reaches_the_fit(apex_cli: Apex, model: Path, home: Path) -
     result = apex_cli(
         "fit", model, "--size", size, "--sensitivity", home / "plain.json", "--formats", "k,iq4",
         "--floor", "attention=q5_k", "--floor", "shared=Q6_K", "--equal-pairs",
-        "--tensor-type", "attn_q=q8_0", "--output-tensor-type", "q5_0", "--json",
+        "--tensor-type", "attn_q=q8_0", "--output-tensor-type", "q5_0", "--json", NO_CHECK,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     found = apex.fit(
@@ -135,7 +137,7 @@ def test_every_option_reaches_the_fit(apex_cli: Apex, model: Path, home: Path) -
 )
 def test_wishes(apex_cli: Apex, model: Path, wish: tuple[str, ...], expected: Wish) -> None:
     found = apex.fit(model, sensitivity_beside(model), expected)
-    result = apex_cli("fit", model, *wish, "--json")
+    result = apex_cli("fit", model, *wish, "--json", NO_CHECK)
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout)["fingerprint"] == found.best.fingerprint()
 
@@ -158,7 +160,7 @@ def test_what_is_no_size() -> None:
 
 def test_a_gpu(apex_cli: Apex, demo_model: Path, folder: Path) -> None:
     write_sensitivity(folder / "demo.json", demo_model)
-    given = ("fit", demo_model, "--sensitivity", "demo.json", "--vram")
+    given = ("fit", demo_model, NO_CHECK, "--sensitivity", "demo.json", "--vram")
     context = ("--context", "1024", "--cache-type-k", "q8_0", "--cache-type-v", "q8_0")
     result = apex_cli(*given, "540MiB", *context, "--json")
     assert result.returncode == 0, result.stderr
@@ -178,7 +180,7 @@ def test_a_gpu(apex_cli: Apex, demo_model: Path, folder: Path) -> None:
 def test_quantize_several(apex_cli: Apex, model: Path, home: Path, folder: Path) -> None:
     command = (
         "quantize", model, "-o", "out", "--tier", "fit-quality", "--tier", "fit-compact",
-        "--tier", "quality", "--imatrix", home / "matrix.gguf",
+        "--tier", "quality", "--imatrix", home / "matrix.gguf", NO_CHECK,
         "--sensitivity", home / "weighted.json", "--verify",
     )  # fmt: skip
     result = apex_cli(*command)
@@ -227,7 +229,9 @@ def test_plan_of_a_fitted_tier(apex_cli: Apex, model: Path, home: Path) -> None:
         *("plan", model, "--tier", "Fit-Mini", "--imatrix", home / "matrix.gguf", "--json"), *given
     )
     fitted = apex_cli(
-        *("fit", model, "--tier", "fit-mini", "--imatrix", home / "matrix.gguf", "--json"), *given
+        *("fit", model, "--tier", "fit-mini", "--imatrix", home / "matrix.gguf", "--json"),
+        *given,
+        NO_CHECK,
     )
     assert json.loads(whole.stdout)["fingerprint"] == json.loads(fitted.stdout)["fingerprint"]
 
@@ -352,7 +356,7 @@ def test_a_size_that_cannot_be_reached(apex_cli: Apex, model: Path) -> None:
     assert result.returncode == 5
     named = re.search(r"smallest file that can be made has ([\d,]+) bytes", result.stderr)
     assert named is not None
-    assert apex_cli("fit", model, "--size", named[1].replace(",", "")).returncode == 0
+    assert apex_cli("fit", model, "--size", named[1].replace(",", ""), NO_CHECK).returncode == 0
     assert apex_cli("fit", model, "--kl", "1e-15").returncode == 5
 
 
@@ -423,7 +427,7 @@ def test_a_better_rival_is_said_and_taken(apex_cli: Apex, home: Path, folder: Pa
         if found.better_rival is not None:
             break
     assert found is not None and found.better_rival is not None
-    given = ("--size", size, "--sensitivity", home / "plain.json")
+    given = ("--size", size, "--sensitivity", home / "plain.json", NO_CHECK)
     shown = apex_cli("fit", model, *given, "--json")
     assert json.loads(shown.stdout)["fit"]["taken"] == found.better_rival.name
     assert f"{found.better_rival.name} is taken as it is, since its predicted" in shown.stderr + (

@@ -1,6 +1,7 @@
 """Whole files whose digests are kept in tests/golden/tiers.json, and plans kept in plans.json.
 
-tests/golden/make_tiers.py writes them, tests/oracle/test_goldens.py makes the files again.
+tests/golden/make_tiers.py writes them, tests/oracle/test_goldens.py makes the files again. What was
+measured of the demo's model is kept too: make_sensitivity.py writes demo.sensitivity.json.
 """
 
 from __future__ import annotations
@@ -15,16 +16,31 @@ import numpy as np
 from support.imatrix import Entry, write_gguf
 
 import apex
+from apex.inference import RunOptions
+from apex.sensitivity.measuring import measure
+from apex.sensitivity.options import MeasureOptions
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 FILES = GOLDEN / "tiers.json"
 PLANS = GOLDEN / "plans.json"
+SENSITIVITY = GOLDEN / "demo.sensitivity.json"
 
 # The widths of edge and near zone with which a model of few layers has a middle, None for the
 # recipe's own.
 WIDTHS: dict[str, tuple[int | None, ...]] = {"demo": (1, None), "trained": (2, None)}
 
 MATRIX = "imatrix.gguf"  # the files hold this name, so it is given without a folder
+
+
+def measure_demo(model: Path, output: Path) -> None:
+    """Measure the demo's model over a little of the built-in texts."""
+    options = MeasureOptions(
+        RunOptions(context_length=128, batch_size=256),
+        chunks=2,
+        levels=("Q3_K", "Q2_K"),
+        sample=1 << 14,
+    )
+    measure(model, output, options=options, overwrite=True)
 
 
 def tier_names() -> list[str]:
