@@ -191,10 +191,12 @@ def _prediction(
     bench: Bench, fitted: Fit, kind: str, chosen: Mapping[str, Choice]
 ) -> dict[str, Any]:
     size = sum(choice.bytes for choice in chosen.values()) + fitted.choices.fixed_bytes
+    loss = sum(choice.loss for choice in chosen.values())
     row = {
         "kind": kind,
         "bits": 8 * size / bench.source.reference.weights,
-        "predicted": sum(choice.loss for choice in chosen.values()),
+        "loss": loss,
+        "predicted": fitted.kl(loss),
         **bench.judge(fitted.choices.types(chosen)),
     }
     print(json.dumps(row), flush=True)
