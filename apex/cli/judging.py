@@ -116,6 +116,8 @@ class Settling:
                 raise
             self._printer.note(f"the model is not run, so that predictions decide: {error.message}")
             return found, found.best, None
+        if not judge.is_apart:
+            self._printer.note("what is compared over may be among what was measured over")
         from apex.fitting.contest import contest
 
         refined = None

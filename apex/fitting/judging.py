@@ -18,7 +18,7 @@ from apex.files import ImportanceMatrix
 from apex.inference import Divergences, ResidentModel, RunOptions
 from apex.planning import Plan
 from apex.sensitivity import Sensitivity
-from apex.sensitivity.chunks import select_chunks
+from apex.sensitivity.chunks import Chunks, select_chunks
 from apex.sensitivity.errors import candidates_of
 from apex.sensitivity.probing import Prober
 from apex.sensitivity.residence import require_same_weights, resident_file
@@ -53,6 +53,7 @@ class Judge:
 
     Attributes:
         chunks: how many chunks it runs over.
+        is_apart: whether it is known that none of them was measured over.
     """
 
     def __init__(
@@ -68,6 +69,8 @@ class Judge:
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
         """Load the model, and run it over chunks of the texts that were not measured over.
+
+        Where all were, over those.
 
         texts: as for ``measure``; without any, the built-in set. progress: called with how many of
         the chunks were run, and how many there are. Raises ModelFileError, RunError, DataError,
@@ -85,6 +88,7 @@ class Judge:
         )
         tokens = selected.apart if len(selected.apart) else selected.probing
         self.chunks = len(tokens)
+        self.is_apart = len(selected.apart) > 0 and _is_known_apart(selected, sensitivity)
         self._start, self._stop = 0, len(tokens)
         self._candidates = {
             name: candidate
@@ -157,6 +161,15 @@ def _probed(sensitivity: Sensitivity) -> int:
     """How many chunks were chosen to be measured over; fewer may have been run."""
     wanted = sensitivity.settings.get("chunks")
     return wanted if isinstance(wanted, int) else sensitivity.text.chunks
+
+
+def _is_known_apart(selected: Chunks, sensitivity: Sensitivity) -> bool:
+    """Whether what is left out is what was measured over, or that was of other texts."""
+    measured = sensitivity.text
+    return (
+        not set(selected.names).intersection(measured.names)
+        or selected.identity(measured.chunks).digest == measured.digest
+    )
 
 
 def _judged(values: Values) -> Judged:

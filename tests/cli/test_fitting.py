@@ -25,7 +25,7 @@ from apex.reporting.frontier import check_frontier
 from apex.sensitivity import save_sensitivity
 
 SPEC = architectures()["qwen35moe"]
-# tests/cli/test_judging.py is about running the model.
+# tests/cli/test_settling.py is about running the model.
 NO_CHECK = "--no-check"
 ABOVE = ("--like", "Q5_K_M", NO_CHECK)
 

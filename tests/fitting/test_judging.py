@@ -23,6 +23,8 @@ from apex.fitting.judging import Judge, Judged, difference
 from apex.inference import ResidentModel, RunOptions, resident
 from apex.planning import Plan
 from apex.sensitivity import Sensitivity
+from apex.sensitivity.measuring import measure
+from apex.sensitivity.options import MeasureOptions
 from apex.sources import open_model
 
 LENGTH = 32
@@ -241,6 +243,24 @@ def test_a_text_that_was_measured_over_as_a_whole(
 ) -> None:
     every = chunks_of(tiny_model, sensitivity, 1000)
     assert chunks_of(tiny_model, with_chunks(sensitivity, 1000), 3) == every
+
+
+def test_whether_chunks_are_known_to_be_apart(tiny_model: Path, tmp_path: Path) -> None:
+    """By the digest of what was measured over, where that was of the same texts."""
+    options = MeasureOptions(RUN, chunks=3, levels=("Q3_K",))
+    done = measure(tiny_model, tmp_path / "s.json", texts=[TEXT], options=options).sensitivity
+
+    def is_apart(
+        sensitivity: Sensitivity, text: Text = TEXT, length: int = LENGTH, chunks: int = 2
+    ) -> bool:
+        run = replace(RUN, context_length=length)
+        return Judge(open_model(tiny_model), None, sensitivity, [text], run, chunks=chunks).is_apart
+
+    assert is_apart(done) and is_apart(done, chunks=1000)
+    assert not is_apart(done, length=LENGTH // 2)
+    assert not is_apart(with_chunks(done, 4))
+    assert not is_apart(with_chunks(done, 1000)), "nothing is left"
+    assert is_apart(done, replace(TEXT, name="another"))
 
 
 # Another file that runs

@@ -12,6 +12,7 @@ import pytest
 from support.sensitivities import bits, sensitivity_of
 
 from apex import Wish
+from apex.allocation import Item
 from apex.fitting import Fitter, refining
 from apex.fitting.judging import Judged, changed_types
 from apex.fitting.refining import refine, scaled
@@ -130,6 +131,22 @@ def test_without_rounds(fitter: Fitter, sensitivity: Sensitivity) -> None:
     assert result.rounds == () and len(truth.seen) == 1
 
 
+def sizes_of_hull(item: Item) -> list[int]:
+    """Of the choices that no other, and no mixture of two others, is better than."""
+    points = [(choice.bytes, choice.loss) for choice in item.choices]
+    return [
+        size
+        for size, loss in points
+        if not any(other <= size and less < loss for other, less in points)
+        and not any(
+            a + (b - a) * (size - low) / (high - low) < loss * (1 - 1e-9)
+            for low, a in points
+            for high, b in points
+            if low < size < high
+        )
+    ]
+
+
 def test_kinds_are_taken_a_step_up_and_down(fitter: Fitter, sensitivity: Sensitivity) -> None:
     """All tensors of a kind together, everything else, pinned tensors too, as in the plan."""
     steps: list[tuple[int, int, str]] = []
@@ -138,6 +155,7 @@ def test_kinds_are_taken_a_step_up_and_down(fitter: Fitter, sensitivity: Sensiti
     first = pinned.fit(WISH)
     refined(pinned, sensitivity, truth, Truth(sensitivity, {}), 1, lambda *step: steps.append(step))
     now, *moved = truth.seen
+    items = {item.name: item for item in first.choices.items}
     assert now == changed_types(first.plan)
     assert now["blk.3.attn_v.weight"] == "Q8_0"
     by_kind: dict[str, list[int]] = defaultdict(list)
@@ -148,6 +166,12 @@ def test_kinds_are_taken_a_step_up_and_down(fitter: Fitter, sensitivity: Sensiti
         assert len(kinds) == 1
         ups = {bits(types[name]) > bits(now[name]) for name in changed}
         assert len(ups) == 1, "all in one direction"
+        for name in changed:
+            sizes = sizes_of_hull(items[name])
+            size = {choice.type: choice.bytes for choice in items[name].choices}
+            low, high = sorted((size[now[name]], size[types[name]]))
+            assert size[types[name]] in sizes
+            assert not any(low < between < high for between in sizes), "one step"
         by_kind[kinds.pop()].append(1 if ups.pop() else -1)
     chosen = {sensitivity.group_of[name].kind for name in first.types}
     assert by_kind.keys() <= chosen

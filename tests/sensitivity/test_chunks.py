@@ -48,10 +48,9 @@ def test_chunks_are_from_all_texts_and_all_places(model: _core.Model) -> None:
     assert {name for name, _ in probing[:2]} == {"a", "b"}
     assert {name for name, _ in apart} == {"a", "b"}
     for name in "ab":
-        taken = sorted(place for each, place in (*probing, *apart) if each == name)
-        assert len(taken) == 6
-        assert taken[0] < 8 and taken[-1] >= 32
-        assert max(np.diff(taken)) <= 8
+        for part, count in ((probing, 4), (apart, 2)):  # one from each quarter, or half
+            taken = sorted(place for each, place in part if each == name)
+            assert [place * count // 40 for place in taken] == list(range(count))
 
 
 def test_a_text_counts_by_its_weight(model: _core.Model) -> None:
@@ -66,11 +65,11 @@ def test_a_text_counts_by_its_weight(model: _core.Model) -> None:
     ("available", "probing", "apart", "expected"),
     [
         (1, 8, 4, (1, 0)),
-        (2, 8, 4, (1, 1)),
-        (3, 8, 4, (2, 1)),
+        (2, 8, 4, (2, 0)),
+        (9, 8, 4, (8, 1)),
         (8, 8, 0, (8, 0)),
         (8, 9, 0, (8, 0)),
-        (6, 8, 4, (4, 2)),
+        (11, 8, 4, (8, 3)),
         (12, 8, 4, (8, 4)),
         (50, 8, 4, (8, 4)),
     ],
@@ -84,6 +83,18 @@ def test_short_texts_have_fewer(
     assert (len(chunks.probing), len(chunks.apart)) == expected
     every = [*places(model, texts, chunks.probing), *places(model, texts, chunks.apart)]
     assert len(set(every)) == len(every)
+
+
+@pytest.mark.parametrize("apart", [1, 3, 7, 40, 1000])
+def test_those_apart_change_nothing(model: _core.Model, apart: int) -> None:
+    texts = [text("a", 20, 2.0), text("b", 7), text("c", 1)]
+    alone = select_chunks(model, texts, LENGTH, 9, 0)
+    chunks = select_chunks(model, texts, LENGTH, 9, apart)
+    assert np.array_equal(chunks.probing, alone.probing)
+    assert chunks.identity(9) == alone.identity(9)
+    probing, kept = (places(model, texts, part) for part in (chunks.probing, chunks.apart))
+    assert len(kept) == len(set(kept)) == min(apart, 28 - 9)
+    assert not set(probing) & set(kept)
 
 
 def test_no_chunk_at_all(model: _core.Model) -> None:

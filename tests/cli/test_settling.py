@@ -347,6 +347,15 @@ def test_refining(run: Run, model: Path) -> None:
     assert f"{shown.data['fit']['measured']['fit']['kl']:.3g}" == best[-1]
 
 
+def test_chunks_that_may_have_been_measured_over(run: Run, model: Path) -> None:
+    note = "note: what is compared over may be among what was measured over"
+    given = ("fit", "model.gguf", *ABOVE, *TEXT)
+    assert note not in run(*given).err
+    path = model.with_name("model.sensitivity.json")
+    path.write_text(path.read_text().replace('"invented"', '"text.txt"'))
+    assert note in run(*given).err
+
+
 def test_too_little_text_to_refine(run: Run, model: Path, folder: Path) -> None:
     (folder / "short.txt").write_text("The quick brown fox. " * 40)
     given = ("fit", "model.gguf", *ABOVE, "--check-text", "short.txt")
