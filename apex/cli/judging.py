@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,6 +15,7 @@ from apex.errors import RunError, UsageError
 
 if TYPE_CHECKING:
     from apex import Plan
+    from apex.calibration import Text
     from apex.cli.fitted import Goal
     from apex.fitting import Fit, Fitter
     from apex.fitting.contest import Contest
@@ -77,11 +78,18 @@ class JudgeArguments:
     ] = None
 
     def check_judging(self) -> None:
-        """Raise UsageError where options contradict each other."""
+        """Raise UsageError where options contradict each other, or a text cannot be read."""
         if self.no_check and self.refine:
             raise UsageError(
                 "--refine measures, and --no-check forbids that.", "leave out one of the two"
             )
+        self.texts()
+
+    def texts(self) -> tuple[Text, ...]:
+        """The texts that are given. Raises UsageError."""
+        from apex.calibration import read_texts
+
+        return read_texts(self.check_text) if self.check_text else ()
 
 
 class Settling:
@@ -93,7 +101,9 @@ class Settling:
         given.check_judging()
         self._given = given
         self._fitter = fitter
-        self._run = run
+        # As the model was measured, so that its chunks are known.
+        length = fitter.sensitivity.text.context_length
+        self._run = replace(run, context_length=length)
         self._printer = printer
 
     def settle(self, found: Fit, goal: Goal) -> tuple[Fit, Plan, Contest | None]:
@@ -101,6 +111,11 @@ class Settling:
 
         Without a comparison, predictions decide. Raises RunError, DataError.
         """
+        if self._given.refine and goal.wish.is_open:
+            raise UsageError(
+                "--refine looks for the least KL divergence at a size, and no size is given.",
+                "give --size, --bpw or --like, or leave out --refine",
+            )
         if self._given.no_check:
             return found, found.best, None
         if self._fitter.source.missing:
@@ -158,7 +173,6 @@ class Settling:
 
     @cached_property
     def _judge(self) -> Judge:
-        from apex.calibration import read_texts
         from apex.fitting.judging import Judge
 
         given, fitter = self._given, self._fitter
@@ -168,7 +182,7 @@ class Settling:
                 fitter.source,
                 fitter.matrix,
                 fitter.sensitivity,
-                read_texts(given.check_text or ()),
+                given.texts(),
                 self._run,
                 chunks=chunks,
                 resident=given.resident,

@@ -58,7 +58,8 @@ class Wish:
     def __post_init__(self) -> None:
         goals = (self.size, self.bits_per_weight, self.like, self.kl, self.vram)
         given = [goal for goal in goals if goal is not None]
-        if len(given) != 1 and not (self.vram is not None and self.size is not None):
+        is_size_on_gpu = len(given) == 2 and self.vram is not None and self.size is not None
+        if len(given) != 1 and not is_size_on_gpu:
             raise UsageError(
                 "The size or the quality that is wanted is missing."
                 if not given
@@ -73,6 +74,11 @@ class Wish:
         ):
             if value is not None and not 0 < value < float("inf"):
                 raise UsageError(f"The {what} must be more than 0.", "as in --size 16GiB")
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the size of the file is not given."""
+        return self.size is None and self.bits_per_weight is None and self.like is None
 
 
 @dataclass(frozen=True)

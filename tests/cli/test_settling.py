@@ -210,6 +210,18 @@ def test_refining_measures(run: Run, folder: Path, command: tuple[str, ...]) -> 
     assert list(folder.iterdir()) == []
 
 
+@pytest.mark.parametrize("wish", [("--kl", "0.05"), ("--vram", "2GiB", "--context", "64")])
+def test_refining_needs_a_size(run: Run, model: Path, wish: tuple[str, ...]) -> None:
+    ended = run("fit", "model.gguf", *wish, "--refine", "1")
+    assert ended.status == 2
+    assert "no size is given" in ended.err and "running the model" not in ended.err
+
+
+def test_a_text_that_is_not_there(run: Run, model: Path) -> None:
+    ended = run("quantize", "model.gguf", "out.gguf", *ABOVE, "--check-text", "absent.txt")
+    assert ended.status == 2 and "absent.txt cannot be read" in ended.err
+
+
 @pytest.mark.parametrize(
     "option", ["--no-check", ("--check-chunks", "3"), ("--check-text", "a"), ("--refine", "1"),
                ("--resident", "b")]

@@ -357,6 +357,7 @@ def test_a_quality_that_cannot_be_reached(fitter: Fitter) -> None:
         {"size": 1 << 30, "kl": 0.1},
         {"like": "mini", "bits_per_weight": 4.0},
         {"vram": 1 << 30, "kl": 0.1},
+        {"vram": 1 << 30, "size": 1 << 30, "kl": 0.1},
         {"size": 0},
         {"kl": math.nan},
         {"bits_per_weight": -1.0},
