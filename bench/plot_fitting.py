@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 
 COLOURS = {"fit": "#009E73", "tier": "#0072B2", "stock": "#D55E00"}
+# Where a name is written, in points from its point, where there is no room above on the right.
+OFFSETS = {"i-compact": (-58, -4), "nano": (6, -13), "i-quality": (-44, 8)}
 TICKS = (0.0003, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05)
 
 
@@ -34,7 +36,11 @@ def draw_sizes(results: dict[str, Any], target: Path) -> None:
         for row in rows:
             place = (row["itself"]["bytes"] / 2**20, row["itself"]["kl"])
             axes.annotate(
-                row["name"], place, (6, 5), textcoords="offset points", color=COLOURS[kind]
+                row["name"],
+                place,
+                OFFSETS.get(row["name"], (6, 5)),
+                textcoords="offset points",
+                color=COLOURS[kind],
             )
     fits.sort(key=lambda file: file["bytes"])
     points(axes, fits, COLOURS["fit"], "D-", "fitted to the same bytes (apex fit)")
