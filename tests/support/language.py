@@ -25,7 +25,6 @@ def write_language_model(
     The output matrix is large, so that some tokens are much likelier than others. size: take only
     so many tokens, of which the first are the bytes.
     """
-    vocabulary = _core.Header.read(str(VOCABULARY))
     numbers = np.random.default_rng(seed)
     tensors = llama_tensors(2, width, seed=0 if seed == 7 else seed)
     for name, scale in (("token_embd.weight", 1.0), ("output.weight", 1.5)):
@@ -41,13 +40,7 @@ def write_language_model(
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_rope_dimension_count(width // 4)
     writer.add_file_type(1)
-    writer.add_tokenizer_model(vocabulary.get("tokenizer.ggml.model"))
-    writer.add_token_list(vocabulary.get("tokenizer.ggml.tokens")[:size])
-    writer.add_token_scores(vocabulary.get("tokenizer.ggml.scores")[:size].tolist())
-    writer.add_token_types(vocabulary.get("tokenizer.ggml.token_type")[:size].tolist())
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
-    writer.add_unk_token_id(0)
+    add_vocabulary(writer, size)
     if chat_template:
         writer.add_chat_template(chat_template)
     for name, data in tensors.items():
@@ -56,6 +49,18 @@ def write_language_model(
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def add_vocabulary(writer: gguf.GGUFWriter, size: int) -> None:
+    """The first tokens of Llama 2's vocabulary, of which the first are the bytes."""
+    vocabulary = _core.Header.read(str(VOCABULARY))
+    writer.add_tokenizer_model(vocabulary.get("tokenizer.ggml.model"))
+    writer.add_token_list(vocabulary.get("tokenizer.ggml.tokens")[:size])
+    writer.add_token_scores(vocabulary.get("tokenizer.ggml.scores")[:size].tolist())
+    writer.add_token_types(vocabulary.get("tokenizer.ggml.token_type")[:size].tolist())
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_unk_token_id(0)
 
 
 def write_text(path: Path, characters: int = 14000) -> None:

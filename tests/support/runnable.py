@@ -9,9 +9,7 @@ from pathlib import Path
 
 import gguf
 import numpy as np
-from support.language import VOCABULARY
-
-from apex import _core
+from support.language import add_vocabulary
 
 WIDTH, HEADS, EXPERTS, TOKENS, LAYERS = 256, 4, 4, 400, 2
 
@@ -106,14 +104,7 @@ def _write(path: Path, architecture: str, keys: dict[str, int], layers: list[Sha
         writer.add_uint32(f"{architecture}.{key}", value)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_file_type(1)
-    vocabulary = _core.Header.read(str(VOCABULARY))
-    writer.add_tokenizer_model(vocabulary.get("tokenizer.ggml.model"))
-    writer.add_token_list(vocabulary.get("tokenizer.ggml.tokens")[:TOKENS])
-    writer.add_token_scores(vocabulary.get("tokenizer.ggml.scores")[:TOKENS].tolist())
-    writer.add_token_types(vocabulary.get("tokenizer.ggml.token_type")[:TOKENS].tolist())
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
-    writer.add_unk_token_id(0)
+    add_vocabulary(writer, TOKENS)
     shapes: Shapes = {"token_embd": (TOKENS, WIDTH), "output_norm": (WIDTH,)}
     shapes |= {"output": (TOKENS, WIDTH)}
     for number, layer in enumerate(layers):
