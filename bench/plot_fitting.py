@@ -151,14 +151,14 @@ def sizes_table(rows: list[dict[str, Any]]) -> list[str]:
 def cost_table(rows: list[dict[str, Any]]) -> list[str]:
     names = list(rows[0]["kl"]) if rows else []
     lines = [
-        f"| groups by | text | chunks | probes | forward tokens | minutes | {' | '.join(names)} |",
-        "|---|---|---:|---:|---:|---:|" + "---:|" * len(names),
+        f"| groups by | text | chunks | probes | forward tokens | {' | '.join(names)} |",
+        "|---|---|---:|---:|---:|" + "---:|" * len(names),
     ]
     for row in rows:
         kls = " | ".join(f"{row['kl'][name]:.5f}" for name in names)
         lines.append(
             f"| {row['detail']} | {row['text']} | {row['chunks']} | {row['probes']} | "
-            f"{row['tokens']:,.0f} | {row['seconds'] / 60:.1f} | {kls} |"
+            f"{row['tokens']:,.0f} | {kls} |"
         )
     return lines
 
