@@ -22,7 +22,10 @@ _NEXT_STEPS = """
 With a real model (F16, BF16 or F32 GGUF, from convert_hf_to_gguf.py of llama.cpp):
   apex plan model.gguf --all-tiers
   apex quantize model.gguf model-i-quality.gguf --tier i-quality --imatrix auto
-  apex verify model-i-quality.gguf model.gguf --imatrix auto"""
+  apex verify model-i-quality.gguf model.gguf --imatrix auto
+The best file for a size, from what the model itself shows:
+  apex measure model.gguf --imatrix auto
+  apex quantize model.gguf model-fit.gguf --size 16GiB --imatrix auto"""
 
 
 @dataclass(frozen=True, kw_only=True)
