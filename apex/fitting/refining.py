@@ -136,10 +136,8 @@ def _moved(fit: Fit, items: list[Item], direction: int) -> tuple[dict[str, str],
     for item in items:
         now = fit.solution.choices[item.name]
         hull = _hull(item)
-        sizes = [choice.bytes for choice in hull]
         larger = [choice for choice in hull if choice.bytes > now.bytes]
         smaller = [choice for choice in hull if choice.bytes < now.bytes]
-        assert sizes == sorted(sizes)
         to = (larger[:1] if direction > 0 else smaller[-1:]) or [now]
         predicted += to[0].loss - now.loss
         if to[0] != now:

@@ -74,7 +74,7 @@ def _fitting(candidate: Candidate, level: str) -> str:
 def within_room(
     candidates: Mapping[str, Candidate], room: Source, levels: Sequence[str]
 ) -> dict[str, Candidate]:
-    """The candidates with the types that are no larger than their tensors in another file.
+    """The candidates with the types that are at most as large as their tensors in another file.
 
     room: the model that is resident, whose tensors can be replaced by nothing larger. Raises
     UsageError where a tensor has no room for a level.
