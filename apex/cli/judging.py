@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from apex.cli.output import Printer, Table, size
 from apex.cli.progress import Stage, showing_stages
+from apex.cli.running import ResidentArgument
 from apex.errors import RunError, UsageError
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ CHECK = "Comparing what was fitted with tiers and file types, by running the mod
 
 
 @dataclass(frozen=True, kw_only=True)
-class JudgeArguments:
+class JudgeArguments(ResidentArgument):
     """How what was fitted is measured."""
 
     no_check: Annotated[
@@ -67,15 +67,6 @@ class JudgeArguments:
             rich_help_panel=CHECK,
         ),
     ] = 0
-    resident: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="A file of the same model to run in its place, such as a Q8_0 one that fits into "
-            "memory.",
-            rich_help_panel=CHECK,
-        ),
-    ] = None
 
     def check_judging(self) -> None:
         """Raise UsageError where options contradict each other, or a text cannot be read."""

@@ -15,7 +15,7 @@ from apex.cli.arguments import FILES, JsonArgument, ModelArgument, OverwriteArgu
 from apex.cli.calibrating import print_calibration, showing_calibration, usable_matrix
 from apex.cli.output import Printer
 from apex.cli.progress import showing_stages
-from apex.cli.running import TEXT, RunArguments, TextArguments
+from apex.cli.running import TEXT, ResidentArgument, RunArguments, TextArguments
 from apex.cli.sensitivities import kind_table
 from apex.cli.stopping import ending
 from apex.cli.values import is_automatic, parse_duration
@@ -32,7 +32,13 @@ _WHAT = "What is measured"
 
 @dataclass(frozen=True, kw_only=True)
 class MeasureArguments(
-    QuietArgument, JsonArgument, OverwriteArgument, RunArguments, TextArguments, ModelArgument
+    QuietArgument,
+    JsonArgument,
+    OverwriteArgument,
+    ResidentArgument,
+    RunArguments,
+    TextArguments,
+    ModelArgument,
 ):
     """What ``apex measure`` is given."""
 
@@ -85,15 +91,6 @@ class MeasureArguments(
         typer.Option(
             metavar="TIME",
             help="How long it may take, such as 30m or 1h30m: fewer chunks, then fewer probes.",
-            rich_help_panel=_WHAT,
-        ),
-    ] = None
-    resident: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="A file of the same model to run in its place, such as a Q8_0 one that fits into "
-            "memory.",
             rich_help_panel=_WHAT,
         ),
     ] = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from apex.calibration import Text
     from apex.inference import RunOptions
 
-__all__ = ["TEXT", "RunArguments", "TextArguments"]
+__all__ = ["TEXT", "ResidentArgument", "RunArguments", "TextArguments"]
 
 _RUN, TEXT = "How the model is run", "Which text"
 
@@ -53,6 +54,21 @@ class TextArguments:
         from apex.calibration import read_texts
 
         return read_texts(self.file or (), parse_special=self.parse_special)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResidentArgument:
+    """``--resident``."""
+
+    resident: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="A file of the same model to run in its place, such as a Q8_0 one that fits into "
+            "memory.",
+            rich_help_panel=_RUN,
+        ),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
