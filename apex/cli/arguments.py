@@ -130,6 +130,15 @@ class TypesArguments:
             rich_help_panel=TIER,
         ),
     ] = None
+    rounding: Annotated[
+        str,
+        typer.Option(
+            metavar="reference|unshrunk",
+            help="How weights become levels. reference: with llama.cpp's bytes; unshrunk: with "
+            "scales by which outputs keep their size, for the types that gain from it.",
+            rich_help_panel=TIER,
+        ),
+    ] = "reference"
     edge_layers: Annotated[
         int | None,
         typer.Option(
@@ -222,6 +231,7 @@ class TypesArguments:
             "tier": tier,
             "file_type": file_type,
             "imatrix": self.imatrix,
+            "rounding": self.rounding,
             "edge_layers": self.edge_layers,
             "near_layers": self.near_layers,
             "tensor_types": self.tensor_type or (),

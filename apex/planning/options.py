@@ -27,6 +27,8 @@ class PlanOptions(TypedDict, total=False):
         tier: a tier's name, as in "i-quality", or the path of a recipe.
         file_type: a llama.cpp file type, as in "Q4_K_M", or "COPY", instead of a tier.
         imatrix: an importance matrix, or its path, in GGUF form or .dat.
+        rounding: how weights become levels: "reference", llama.cpp's bytes, unless it is given;
+            "unshrunk", its levels, but scales by which outputs keep their size.
         edge_layers, near_layers: other widths of the recipe's gradient, in layers.
         tensor_types: rules "regex=type", as llama-quantize reads them; the first match wins, and
             wins over the tier.
@@ -49,6 +51,7 @@ class PlanOptions(TypedDict, total=False):
     tier: str | os.PathLike[str] | None
     file_type: str | None
     imatrix: str | os.PathLike[str] | ImportanceMatrix | None
+    rounding: str
     edge_layers: int | None
     near_layers: int | None
     tensor_types: Sequence[str]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, cast
 
 from apex.errors import ImatrixError, UsageError
 from apex.planning.options import COPY, MetadataValue, PlanOptions
+from apex.planning.tensor import REFERENCE, ROUNDINGS
 from apex.planning.words import closest
 from apex.policy import (
     Recipe,
@@ -39,6 +40,7 @@ class Request:
         rules: the user's rules, those of the command line first.
         types: types by tensor name.
         imatrix: the importance matrix, or None.
+        rounding: how weights become levels, one of ``ROUNDINGS``.
         options: the options as they were given.
     """
 
@@ -49,6 +51,7 @@ class Request:
     output_tensor_type: str | None
     token_embedding_type: str | None
     imatrix: ImportanceMatrix | None
+    rounding: str
     options: PlanOptions
 
     @property
@@ -80,6 +83,7 @@ class Request:
 def read_options(options: PlanOptions) -> Request:
     """Read the options. Raises UsageError, ImatrixError."""
     recipe, file_type = _recipe_and_file_type(options)
+    rounding = _rounding(options)
     request = Request(
         recipe,
         file_type,
@@ -88,6 +92,7 @@ def read_options(options: PlanOptions) -> Request:
         _tensor_type(options.get("output_tensor_type"), "--output-tensor-type"),
         _tensor_type(options.get("token_embedding_type"), "--token-embedding-type"),
         _imatrix(options, recipe),
+        rounding,
         options,
     )
     if (request.rules or request.types) and not request.quantizes:
@@ -164,7 +169,24 @@ def _imatrix(options: PlanOptions, recipe: Recipe | None) -> ImportanceMatrix | 
             f"The tier {recipe.name} needs an importance matrix.",
             f"give one with --imatrix FILE, or have it made with --imatrix auto{plain}",
         )
+    rounding = options.get("rounding", REFERENCE)
+    if rounding != REFERENCE and not options.get("sizes_only"):
+        raise ImatrixError(
+            f"The rounding {rounding} needs an importance matrix.",
+            "give one with --imatrix FILE, or have it made with --imatrix auto",
+        )
     return None
+
+
+def _rounding(options: PlanOptions) -> str:
+    name = options.get("rounding", REFERENCE)
+    if name not in ROUNDINGS:
+        raise UsageError(f"There is no rounding {name}.", closest(name, ROUNDINGS))
+    if name == "compensated":
+        raise UsageError(
+            "Compensated rounding is not there yet.", "use --rounding unshrunk or reference"
+        )
+    return name
 
 
 def _known_type(name: str, where: str) -> str:

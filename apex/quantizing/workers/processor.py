@@ -14,6 +14,7 @@ from apex.errors import DataError
 from apex.files import ImportanceMatrix
 from apex.quantizing.jobs import Job, Target
 from apex.quantizing.result import Timings
+from apex.quantizing.rounding import round_rows
 from apex.quantizing.slabs import KNOWN_IMPORTANCES, Bytes, Slab, Slabs
 from apex.types import TYPES
 
@@ -78,14 +79,15 @@ class Processor:
 
     def _make(self, slab: Slab, job: Job, target: Target, result: Bytes) -> None:
         if not target.tensor.is_copied:
-            _core.quantize(
+            round_rows(
                 slab.rows,
+                job.tensor.type,
+                job.shape,
                 target.type,
                 self.importances.of(job, target),
-                src_type=job.tensor.type,
-                shape=job.shape,
-                out=result,
-                threads=self.threads,
+                target.rounding,
+                result,
+                self.threads,
             )
         elif TYPES[target.type].has_dequantizer:
             _core.check(slab.rows, target.type, shape=job.shape, threads=self.threads)

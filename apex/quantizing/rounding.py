@@ -1,0 +1,35 @@
+"""The one place that knows how rows become levels, by each way of rounding."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from apex import _core
+
+__all__ = ["round_rows"]
+
+
+def round_rows(
+    rows: npt.NDArray[np.uint8],
+    source_type: str,
+    shape: tuple[int, int, int],
+    type_name: str,
+    importance: npt.NDArray[np.float32] | None,
+    rounding: str,
+    out: npt.NDArray[np.uint8],
+    threads: int,
+) -> None:
+    """Quantize the rows of a tensor, or some of them.
+
+    rows: the bytes in the source. shape: (experts, rows, columns). importance: float32 (experts,
+    columns), or None. rounding: one of ``ROUNDINGS``. out: uint8, room for the result.
+    threads: 0 for all. Raises _core.BadDataError.
+    """
+    _core.quantize(
+        rows, type_name, importance, src_type=source_type, shape=shape, out=out, threads=threads
+    )
+    if rounding == "unshrunk" and importance is not None:
+        _core.unshrink(
+            rows, type_name, importance, out, src_type=source_type, shape=shape, threads=threads
+        )
