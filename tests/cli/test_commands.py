@@ -104,8 +104,9 @@ def test_beside_others_a_plain_tier_is_the_reference(
     apex_cli: Apex, dense_model: Path, imatrix: Path, folder: Path
 ) -> None:
     """It goes without the importance matrix, too."""
-    options = ("--tier", "compact", "--tier", "i-compact", "--imatrix", imatrix)
-    result = apex_cli("quantize", dense_model, "-o", "all", *options, "--rounding", "unshrunk")
+    options = ("--tier", "compact", "--tier", "i-compact", "--tensor-type", "ffn_up=q2_k")
+    options += ("--imatrix", imatrix, "--rounding", "unshrunk")
+    result = apex_cli("quantize", dense_model, "-o", "all", *options)
     assert result.returncode == 0, result.stderr
     plain, other = (
         apex.open_model(folder / "all" / f"dense-APEX-{name}.gguf").metadata
