@@ -240,7 +240,7 @@ class _Run:
                 self.file,
                 self.model,
                 options,
-                collect=collect,
+                collect=[collect],
                 collect_output=self.options.output_matrix,
             )
             head = self._head() if self.has_mtp else None
@@ -254,7 +254,9 @@ class _Run:
     def _head(self) -> _core.Context | None:
         collect = self.matrix.accumulator
         try:
-            return make_context(self.file, self.model, self.options.run, mtp=True, collect=collect)
+            return make_context(
+                self.file, self.model, self.options.run, mtp=True, collect=[collect]
+            )
         except RunError as error:
             self.has_mtp = False
             self.notes.append(_without_head(error))

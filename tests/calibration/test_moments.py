@@ -126,7 +126,7 @@ def test_values_that_cannot_be_summed(value: float) -> None:
     rows = np.ones((3, 40), np.float32)
     rows[1, 37] = value
     moments = _core.Moments()
-    with pytest.raises(_core.NonFiniteError, match="blk.3"):
+    with pytest.raises(_core.NonFiniteError, match="of blk"):
         moments.add("blk.3", rows)
         moments.entry("blk.3")
 
