@@ -267,6 +267,11 @@ class Moments(ActivationSink):
     """
     Sums of x xᵀ over the rows x that go into each matrix, in float32, in the order of the rows.
     """
+    @staticmethod
+    def bytes(columns: int, matrices: int) -> int:
+        """
+        What a tensor that is summed takes in memory.
+        """
     def __init__(self, wanted: collections.abc.Set[str] | None = None, threads: int = 0) -> None:
         """
         wanted: the tensors that are summed, all by default; of others the sizes are learned alone.

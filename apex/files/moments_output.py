@@ -148,7 +148,8 @@ class MomentsWriter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Close the partial file, and leave it where it is."""
+        """Close the partial file, and leave it where it is if anything in it is finished."""
+        self._output.keeps = bool(self.finished)
         self._output.__exit__(kind, error, traceback)
 
 

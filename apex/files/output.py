@@ -99,7 +99,8 @@ class OutputSet:
     ``open``, then ``commit`` or ``abandon``; or as a context manager, which abandons what was not
     committed and turns OSError from writing into OutputError.
 
-    keeps: partial files are opened as they are, and stay when they are abandoned, to go on from.
+    keeps: partial files are opened as they are, and stay when they are abandoned, to go on from;
+        it can be changed in between.
     """
 
     def __init__(self, paths: Sequence[Path], *, keeps: bool = False) -> None:

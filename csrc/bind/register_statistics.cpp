@@ -133,6 +133,8 @@ py::typing::Tuple<Sums, Counts> sums_of(const py::object & self, const std::stri
     const int64_t matrices = entry->sums.empty() ? 0 : entry->matrices;
     const py::array_t<float> sums({matrices, entry->triangle()}, entry->sums.data(), self);
     const py::array_t<int64_t> rows(entry->matrices, entry->rows.data(), self);
+    sums.attr("setflags")(py::arg("write") = false);
+    rows.attr("setflags")(py::arg("write") = false);
     return py::make_tuple(sums, rows);
 }
 
@@ -156,6 +158,8 @@ void register_statistics(py::module_ & module) {
              py::arg("threads") = 0,
              "wanted: the tensors that are summed, all by default; of others the sizes are learned "
              "alone.")
+        .def_static("bytes", &Moments::bytes, py::arg("columns"), py::arg("matrices"),
+                    "What a tensor that is summed takes in memory.")
         .def("inputs", &inputs,
              "(name, columns, matrices, same as) of every tensor, in the order of the graph; the "
              "last is the name of the tensor that has the sums of both, or empty.")

@@ -84,6 +84,11 @@ MomentsEntry & Moments::sized(const std::string & name, int64_t columns, int64_t
     return entry;
 }
 
+int64_t Moments::bytes(int64_t columns, int64_t matrices) {
+    const int64_t values = columns * (columns + 1) / 2 + waiting_values(columns);
+    return matrices * values * static_cast<int64_t>(sizeof(float));
+}
+
 void Moments::allocate(MomentsEntry & entry) {
     const auto matrices = static_cast<size_t>(entry.matrices);
     entry.sums.resize(matrices * static_cast<size_t>(entry.triangle()));

@@ -41,6 +41,9 @@ class Moments final : public ActivationSink {
     Moments(std::optional<std::set<std::string>> wanted, int threads)
         : wanted_(std::move(wanted)), threads_(threads) {}
 
+    // What a tensor that is summed takes in memory.
+    static int64_t bytes(int64_t columns, int64_t matrices);
+
     // Throws std::invalid_argument where sizes differ from those of earlier rows, NonFinite at the
     // latest when the sums are asked for, and std::runtime_error where the rows of a tensor that
     // had the same inputs as another are suddenly its own.
