@@ -139,7 +139,6 @@ _IMATRIX = (
             "apex imatrix model.gguf",
             "apex imatrix model.gguf -f chat.txt=2 -f code.txt --built-in -o imatrix.gguf",
             "apex imatrix model.gguf -f long.txt --until-coverage 0.99",
-            "apex imatrix model.gguf -f long.txt --second-moments moments.gguf",
         ),
     ),
     _Command("merge", "matrices", "merge", ("apex imatrix merge a.gguf b.dat -o both.gguf",)),
