@@ -147,9 +147,14 @@ class Passes:
         return _core.Moments(set(names), self._options.threads)
 
     def _last(self, names: Sequence[str]) -> str:
-        """After which tensor the rest of the model is of no interest; empty where nothing is."""
+        """After which tensor the rest of the model is not run; empty where all of it is.
+
+        Where there is a GPU, libllama cuts the graph into parts, and would run those that follow
+        with what the stopped one has not computed.
+        """
         layer = names[-1].split(".")[1] if names[-1].startswith("blk.") else ""
-        return names[-1] if layer and int(layer) < self._runner.model.layers else ""
+        is_early = layer != "" and int(layer) < self._runner.model.layers
+        return names[-1] if is_early and not _core.gpu_devices() else ""
 
     def write(self, sink: _core.Moments, names: Sequence[str]) -> None:
         """Put a pass that is done into the file. Raises RunError, OutputError."""

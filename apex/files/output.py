@@ -120,7 +120,7 @@ class OutputSet:
     ) -> None:
         self.abandon()
         if isinstance(error, OSError):
-            raise output_error(error, self.paths[0]) from None
+            raise output_error(error, self.paths[0], keeps=self.keeps) from None
 
     def open(self) -> None:
         """Make the partial files. Raises OutputError."""
@@ -159,11 +159,15 @@ class OutputSet:
         self.files.clear()
 
 
-def output_error(error: OSError, path: Path) -> OutputError:
-    """The OutputError that says what ``error`` means for writing ``path``."""
+def output_error(error: OSError, path: Path, *, keeps: bool = False) -> OutputError:
+    """The OutputError that says what ``error`` means for writing ``path``.
+
+    keeps: whether a part of it is kept to go on from.
+    """
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return OutputError(
-            f"The disk became full while writing {path}; nothing was left there.",
+            f"The disk became full while writing {path}; "
+            + ("what was finished is kept." if keeps else "nothing was left there."),
             "free some space or write elsewhere",
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import gguf
@@ -13,6 +14,7 @@ from apex.errors import ImatrixError, OutputError
 from apex.files import (
     MomentsContent,
     MomentsWriter,
+    OutputFile,
     is_second_moments,
     load_second_moments,
     merge_second_moments,
@@ -216,3 +218,22 @@ def test_values_that_cannot_be_second_moments(tmp_path: Path, index: int, value:
     entry.sums(0)
     with pytest.raises(ImatrixError, match="cannot be second moments"):
         entry.sums(1)
+
+
+def test_a_full_disk_keeps_what_was_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    name = "blk.0.attn_q.weight"
+    for finishes in (True, False):
+        path = tmp_path / f"{finishes}"
+        left = "what was finished is kept" if finishes else "nothing was left there"
+        with pytest.raises(OutputError, match=left), MomentsWriter(path, content()) as writer:
+            if finishes:
+                writer.finish({name: np.ones(1, np.int64)})
+            monkeypatch.setattr(OutputFile, "_write_some", full)
+            writer.write(name, 0, np.ones((1, 10), np.float32))
+        monkeypatch.undo()
+        assert path.with_name(f"{finishes}.partial").exists() == finishes
