@@ -66,7 +66,7 @@ bool add_panel(const float * waiting, int64_t rows, int64_t columns, int64_t dow
 
 }  // namespace
 
-// The entry of a tensor with these sizes, made at first sight.
+// The entry of a tensor with these sizes, made when it is first seen.
 MomentsEntry & Moments::sized(const std::string & name, int64_t columns, int64_t matrices) {
     if (columns < 1 || matrices < 1) {
         throw std::invalid_argument(name + " has no columns or no matrices");
@@ -96,7 +96,7 @@ void Moments::allocate(MomentsEntry & entry) {
     entry.waits.resize(matrices);
 }
 
-// The same, before rows of its own are added.
+// The entry of a tensor with these sizes, before rows of its own are added.
 MomentsEntry & Moments::begin(const std::string & name, int64_t columns, int64_t matrices) {
     MomentsEntry & entry = sized(name, columns, matrices);
     if (!entry.same_as.empty()) {
