@@ -56,7 +56,7 @@ CPP = {
     "rounding": ({"rounding", "engine", "guard"}, {"ggml.h"}),
     "cuda": ({"cuda", "formats", "searches", "tables", "lane", "engine"}, {"ggml.h"}),
     "no_cuda": ({"cuda"}, set()),
-    "statistics": ({"statistics", "cuda", "engine"}, set()),
+    "statistics": ({"statistics", "cuda", "dispatch", "engine"}, set()),
     "evaluate": ({"evaluate", "engine"}, set()),
     "llama": (
         {"llama", "cuda", "guard", "statistics"},

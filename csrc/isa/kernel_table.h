@@ -1,4 +1,4 @@
-// What a compiled instruction set offers: one function per tensor type.
+// What a compiled instruction set offers: one function per tensor type, and a few others.
 #pragma once
 
 #include <cstdint>
@@ -20,6 +20,11 @@ using QuantizeRows = void (*)(const Rows &);
 // Converts to F32; returns whether all values are finite.
 using ConvertRow = bool (*)(const void * source, int64_t count, float * target);
 
+// Adds to a square of kPanel by kPanel sums the products of two panels of rows: of every row in
+// turn, left[i] * right[j] to sums[kPanel * i + j]. A panel is kPanel columns, row by row.
+using AddProducts = void (*)(const float * left, const float * right, int64_t rows, float * sums);
+constexpr int kPanel = 32;
+
 constexpr int kTypes = 64;  // more than ggml_type has numbers
 
 struct KernelTable {
@@ -30,6 +35,7 @@ struct KernelTable {
     bool (*all_finite)(const float * values, int64_t count) = nullptr;
     ConvertRow from_f16 = nullptr;
     ConvertRow from_bf16 = nullptr;
+    AddProducts add_products = nullptr;
 };
 
 }  // namespace apex
