@@ -204,7 +204,7 @@ def with_matrix(
     tier = options.get("tier")
     is_plain = tier is not None and is_tier(tier) and load_recipe(tier).importance == "none"
     if joint and is_plain:
-        return {**options, "imatrix": None, "rounding": "reference"}
+        return {**options, "imatrix": None, "rounding": "reference", "second_moments": None}
     return {**options, "imatrix": matrix}
 
 

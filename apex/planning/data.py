@@ -34,7 +34,8 @@ class MatrixReference:
 
     Attributes:
         path: of the file.
-        digest: SHA-256 of the file; empty for a matrix that is only in memory.
+        digest: SHA-256 of the file, of second moments that of their counts; empty for a matrix that
+            is only in memory.
     """
 
     path: str
@@ -149,6 +150,15 @@ class Plan:
             if tensor.importance is not None and tensor.importance.unreached
         }
 
+    @property
+    def few_rows_experts(self) -> dict[str, tuple[int, ...]]:
+        """By tensor name, the experts of which the second moments have few rows."""
+        return {
+            tensor.name: tensor.moments.few
+            for tensor in self.tensors
+            if tensor.moments is not None and tensor.moments.few
+        }
+
     def by_role(self) -> tuple[RoleTotal, ...]:
         """Totals per role, in the order of ``Role``, over the tensors that have it."""
         return tuple(
@@ -252,6 +262,9 @@ class Plan:
             ],
             "unreached_experts": {
                 name: list(experts) for name, experts in self.unreached_experts.items()
+            },
+            "few_rows_experts": {
+                name: list(experts) for name, experts in self.few_rows_experts.items()
             },
             "tensors": [tensor.to_dict() for tensor in self.tensors],
         }

@@ -44,7 +44,7 @@ def lay_out(
         keys: list[Key] = []
         if index == 0:
             keys += _model_keys(file_type, request.imatrix, request)
-            keys += _rounding_keys(tensors)
+            keys += _rounding_keys(tensors, request)
         if len(parts) > 1:
             keys += _split_keys(index, len(parts), len(tensors))
         header = _header(source, index, keys, part)
@@ -146,10 +146,13 @@ def _model_keys(
     return keys
 
 
-def _rounding_keys(tensors: Sequence[PlannedTensor]) -> list[Key]:
+def _rounding_keys(tensors: Sequence[PlannedTensor], request: Request) -> list[Key]:
     """The name of the rounding, where it is not llama.cpp's; of several, the last one."""
     rounding = rounding_of(tensors)
-    return [] if rounding == REFERENCE else [(ROUNDING_KEY, "str", rounding)]
+    keys: list[Key] = [] if rounding == REFERENCE else [(ROUNDING_KEY, "str", rounding)]
+    if rounding == "compensated" and request.second_moments is not None:
+        keys.append(("quantize.second_moments.file", "str", _shorten(request.second_moments.path)))
+    return keys
 
 
 def _override(key: str, value: MetadataValue) -> Key:

@@ -80,7 +80,13 @@ def _plan(source: Source, request: Request) -> Plan:
         tuple(notes),
         (*source.reference.files, *map(str, files_read(request.options))),
         is_sizes_only=request.options.get("sizes_only", False),
+        second_moments=_moments_reference(request),
     )
+
+
+def _moments_reference(request: Request) -> MatrixReference | None:
+    moments = request.second_moments
+    return None if moments is None else MatrixReference(moments.path, moments.digest)
 
 
 def _note_matrix(request: Request) -> list[str]:

@@ -22,7 +22,7 @@ from apex.policy import (
 from apex.types import FILE_TYPES, TYPES
 
 if TYPE_CHECKING:
-    from apex.files import ImportanceMatrix
+    from apex.files import ImportanceMatrix, SecondMoments
 
 __all__ = ["Request", "read_options"]
 
@@ -41,6 +41,7 @@ class Request:
         types: types by tensor name.
         imatrix: the importance matrix, or None.
         rounding: how weights become levels, one of ``ROUNDINGS``.
+        second_moments: what compensated rounding stands on, or None.
         options: the options as they were given.
     """
 
@@ -52,6 +53,7 @@ class Request:
     token_embedding_type: str | None
     imatrix: ImportanceMatrix | None
     rounding: str
+    second_moments: SecondMoments | None
     options: PlanOptions
 
     @property
@@ -93,6 +95,7 @@ def read_options(options: PlanOptions) -> Request:
         _tensor_type(options.get("token_embedding_type"), "--token-embedding-type"),
         _imatrix(options, recipe),
         rounding,
+        _second_moments(options),
         options,
     )
     if (request.rules or request.types) and not request.quantizes:
@@ -182,11 +185,28 @@ def _rounding(options: PlanOptions) -> str:
     name = options.get("rounding", REFERENCE)
     if name not in ROUNDINGS:
         raise UsageError(f"There is no rounding {name}.", closest(name, ROUNDINGS))
-    if name == "compensated":
+    has_moments = options.get("second_moments") is not None
+    if name == "compensated" and not has_moments:
         raise UsageError(
-            "Compensated rounding is not there yet.", "use --rounding unshrunk or reference"
+            "The rounding compensated needs second moments.",
+            "give them with --second-moments FILE; apex imatrix MODEL --second-moments FILE "
+            "collects them",
+        )
+    if name != "compensated" and has_moments:
+        raise UsageError(
+            f"Second moments do nothing where the rounding is {name}.",
+            "add --rounding compensated, or leave out --second-moments",
         )
     return name
+
+
+def _second_moments(options: PlanOptions) -> SecondMoments | None:
+    given = options.get("second_moments")
+    if isinstance(given, (str, os.PathLike)):
+        from apex.files import load_second_moments
+
+        return load_second_moments(given)
+    return given
 
 
 def _known_type(name: str, where: str) -> str:

@@ -17,7 +17,7 @@ from apex.planning.data import (
     PlannedFile,
 )
 from apex.planning.importance import ImportanceReference
-from apex.planning.tensor import REFERENCE, ROUNDINGS, PlannedTensor
+from apex.planning.tensor import REFERENCE, ROUNDINGS, MomentsReference, PlannedTensor
 from apex.policy import Role
 from apex.sources import SourceReference, Tensor
 from apex.types import TYPES, fits
@@ -110,6 +110,7 @@ def _tensor(data: Mapping[str, Any]) -> PlannedTensor:
         int(data["file"]),
         int(data["offset"]),
         _rounding(data),
+        _moments(data),
     )
 
 
@@ -118,6 +119,13 @@ def _rounding(data: Mapping[str, Any]) -> str:
     if name not in ROUNDINGS:
         raise ValueError(f"there is no rounding {name}")
     return name
+
+
+def _moments(data: Mapping[str, Any]) -> MomentsReference | None:
+    entry = data.get("moments")
+    if entry is None:
+        return None
+    return MomentsReference(str(entry), tuple(map(int, data["few_rows"])))
 
 
 def _check_places(plan: Plan) -> None:

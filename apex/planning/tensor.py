@@ -11,7 +11,14 @@ from apex.policy import Role
 from apex.sources import Tensor
 from apex.types import TYPES, row_bytes, tensor_bytes
 
-__all__ = ["REFERENCE", "ROUNDINGS", "ROUNDING_KEY", "PlannedTensor", "rounding_of"]
+__all__ = [
+    "REFERENCE",
+    "ROUNDINGS",
+    "ROUNDING_KEY",
+    "MomentsReference",
+    "PlannedTensor",
+    "rounding_of",
+]
 
 #: Rounding with llama.cpp's bytes.
 REFERENCE = "reference"
@@ -20,6 +27,19 @@ REFERENCE = "reference"
 ROUNDINGS = (REFERENCE, "unshrunk", "compensated")
 #: Under which a file names its rounding, where it is not the reference.
 ROUNDING_KEY = "quantize.rounding"
+
+
+@dataclass(frozen=True)
+class MomentsReference:
+    """Where the second moments of a tensor's inputs come from.
+
+    Attributes:
+        entry: name of the entry in the second-moment file that has the sums.
+        few: experts with few rows.
+    """
+
+    entry: str
+    few: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -42,6 +62,7 @@ class PlannedTensor:
         file: number of the output's file that holds it.
         offset: where its data starts in that file, in bytes.
         rounding: how its weights become levels, one of ``ROUNDINGS``.
+        moments: where the second moments come from that it is compensated with, or None.
     """
 
     source: Tensor
@@ -56,6 +77,7 @@ class PlannedTensor:
     file: int = 0
     offset: int = 0
     rounding: str = REFERENCE
+    moments: MomentsReference | None = None
 
     @property
     def name(self) -> str:
@@ -107,6 +129,8 @@ class PlannedTensor:
             "file": self.file,
             "offset": self.offset,
             "rounding": self.rounding,
+            "moments": None if self.moments is None else self.moments.entry,
+            "few_rows": [] if self.moments is None else list(self.moments.few),
             "importance": None if self.importance is None else self.importance.entry,
             "unreached": [] if self.importance is None else list(self.importance.unreached),
         }

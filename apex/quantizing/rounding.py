@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -19,12 +22,14 @@ def round_rows(
     rounding: str,
     out: npt.NDArray[np.uint8],
     threads: int,
+    objective: Callable[[int], Any] | None = None,
 ) -> None:
     """Quantize the rows of a tensor, or some of them.
 
     rows: the bytes in the source. shape: (experts, rows, columns). importance: float32 (experts,
     columns), or None. rounding: one of ``ROUNDINGS``. out: uint8, room for the result.
-    threads: 0 for all. Raises _core.BadDataError.
+    threads: 0 for all. objective: for compensated rounding, what gives that of one of the experts,
+    by its number in the shape. Raises _core.BadDataError.
     """
     _core.quantize(
         rows, type_name, importance, src_type=source_type, shape=shape, out=out, threads=threads
@@ -33,3 +38,6 @@ def round_rows(
         _core.unshrink(
             rows, type_name, importance, out, src_type=source_type, shape=shape, threads=threads
         )
+    if rounding == "compensated" and objective is not None:
+        for expert in range(shape[0]):
+            objective(expert)

@@ -14,7 +14,14 @@ from apex.quantizing.result import Timings
 from apex.quantizing.settings import RunSettings
 from apex.quantizing.slabs import CPU_SLABS, slab_bytes
 from apex.quantizing.stream import Stream
-from apex.quantizing.workers import Gpu, Importances, Processor, Worker, registered_workers
+from apex.quantizing.workers import (
+    Gpu,
+    Importances,
+    Objectives,
+    Processor,
+    Worker,
+    registered_workers,
+)
 from apex.quantizing.workers.gpu import (
     DEVICE_SLOTS,
     Limits,
@@ -76,10 +83,11 @@ def set_up(
     settings: RunSettings,
     timings: Timings,
     importances: Importances,
+    objectives: Objectives,
 ) -> Setup:
     """Take workers and memory. Raises UsageError, and DeviceError where a GPU is required."""
     threads = settings.threads or _core.available_threads()
-    processor = Processor(threads, timings, importances)
+    processor = Processor(threads, timings, importances, objectives)
     run = _Run(source, plans, tensors, settings, processor)
     make = registered_workers(settings.backend)
     if make is not None:
