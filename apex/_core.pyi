@@ -244,11 +244,10 @@ class TensorDecision:
         The type before a fallback for the row length.
         """
 
-class Accumulator:
+class ActivationSink:
     """
-    Sums of squared activations per column and expert, in float32, in the order of the rows.
+    What a context gives the inputs of matrix products to.
     """
-    def __init__(self, threads: int = 0) -> None: ...
     def add(
         self,
         name: str,
@@ -259,6 +258,40 @@ class Accumulator:
         """
         Add float32 (rows, columns) activations; with experts, each row to one of them. Raises ValueError where sizes differ from before, NonFiniteError.
         """
+    def add_same(self, name: str, other: str) -> bool:
+        """
+        Add the rows that were added to another tensor last; False where that is not possible.
+        """
+
+class Moments(ActivationSink):
+    """
+    Sums of x xᵀ over the rows x that go into each matrix, in float32, in the order of the rows.
+    """
+    @staticmethod
+    def bytes(columns: int, matrices: int) -> int:
+        """
+        What a tensor that is summed takes in memory.
+        """
+    def __init__(self, wanted: collections.abc.Set[str] | None = None, threads: int = 0) -> None:
+        """
+        wanted: the tensors that are summed, all by default; of others the sizes are learned alone.
+        """
+    def entry(
+        self, name: str
+    ) -> tuple[numpy.typing.NDArray[numpy.float32], numpy.typing.NDArray[numpy.int64]]:
+        """
+        Views of a tensor's sums, float32 (matrices, triangle), row i and column j <= i at i (i + 1) / 2 + j, and of its int64 counts of rows. Raises IndexError for an unknown name, NonFiniteError.
+        """
+    def inputs(self) -> list[tuple[str, int, int, str]]:
+        """
+        (name, columns, matrices, same as) of every tensor, in the order of the graph; the last is the name of the tensor that has the sums of both, or empty.
+        """
+
+class Accumulator(ActivationSink):
+    """
+    Sums of squared activations per column and expert, in float32, in the order of the rows.
+    """
+    def __init__(self, threads: int = 0) -> None: ...
     def add_by_way_of_device(
         self,
         device: int,
@@ -475,11 +508,12 @@ class Context:
         cache_type_v: str = "F16",
         unified_cache: bool = False,
         mtp: bool = False,
-        collect: Accumulator | None = None,
+        collect: collections.abc.Sequence[ActivationSink] = (),
         collect_output: bool = False,
+        collect_until: str = "",
     ) -> None:
         """
-        context_length counts the tokens of all sequences. With `collect`, activations are added there and logits are not computed. Raises ModelError.
+        context_length counts the tokens of all sequences. With `collect`, activations are added to every sink in it and logits are not computed; what follows the product with the tensor `collect_until` is then left out. Raises ModelError.
         """
     def clear(self) -> None:
         """

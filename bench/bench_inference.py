@@ -77,11 +77,17 @@ def bench_imatrix(benchmark, model: Path, tmp_path: Path) -> None:
         options = CollectOptions(chunks=CHUNKS, mtp=mtp, save_every=10**6)
         calibrate(model, tmp_path / "a.gguf", [text], options=options, overwrite=True)
 
+    def moments() -> None:
+        options = CollectOptions(chunks=CHUNKS, mtp=False, save_every=10**6)
+        matrix, path = tmp_path / "a.gguf", tmp_path / "moments.gguf"
+        calibrate(model, matrix, [text], options=options, second_moments=path, overwrite=True)
+
     side_by_side(
         benchmark,
         {
             "plain prompt processing": lambda: plain_pass(model, outputs=False),
             "imatrix": lambda: imatrix(mtp=False),
+            "second moments": moments,
             "imatrix with head": lambda: imatrix(mtp=True),
         },
     )
@@ -153,3 +159,17 @@ def bench_accumulation(benchmark) -> None:
     accumulator = _core.Accumulator()
     benchmark(accumulator.add, "a", rows)
     benchmark.extra_info.update(values=rows.size)
+
+
+@pytest.mark.parametrize("columns", [256, 2048])
+def bench_moments(benchmark, columns: int) -> None:
+    """The second moments alone, on one thread, of a dense product's inputs."""
+    rows = np.random.default_rng(0).standard_normal((512, columns), dtype=np.float32)
+    moments = _core.Moments(threads=1)
+
+    def add() -> None:
+        moments.add("a", rows)
+        moments.entry("a")
+
+    benchmark(add)
+    benchmark.extra_info.update(products=len(rows) * columns * (columns + 1) // 2)

@@ -55,7 +55,7 @@ CPP = {
     "engine": ({"engine", "guard", "dispatch"}, {"ggml.h"}),
     "cuda": ({"cuda", "formats", "searches", "tables", "lane", "engine"}, {"ggml.h"}),
     "no_cuda": ({"cuda"}, set()),
-    "statistics": ({"statistics", "cuda", "engine"}, set()),
+    "statistics": ({"statistics", "cuda", "dispatch", "engine"}, set()),
     "evaluate": ({"evaluate", "engine"}, set()),
     "llama": (
         {"llama", "cuda", "guard", "statistics"},

@@ -6,7 +6,12 @@ from apex.calibration.collect import calibrate
 from apex.calibration.coverage import Coverage, coverage_of
 from apex.calibration.documents import BUILT_IN, Text, built_in, built_in_text, read_texts
 from apex.calibration.matrix import ImportanceAccumulator
-from apex.calibration.options import CalibrationProgress, CalibrationResult, CollectOptions
+from apex.calibration.options import (
+    CalibrationProgress,
+    CalibrationResult,
+    CollectOptions,
+    MomentsPlan,
+)
 
 __all__ = [
     "BUILT_IN",
@@ -15,6 +20,7 @@ __all__ = [
     "CollectOptions",
     "Coverage",
     "ImportanceAccumulator",
+    "MomentsPlan",
     "Text",
     "built_in",
     "built_in_text",

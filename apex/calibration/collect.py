@@ -6,8 +6,9 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,19 +23,12 @@ from apex.calibration.estimate import estimated_seconds
 from apex.calibration.identity import model_digest
 from apex.calibration.matrix import ImportanceAccumulator
 from apex.calibration.options import CalibrationProgress, CalibrationResult, CollectOptions
+from apex.calibration.passes import Passes
+from apex.calibration.runner import Runner
 from apex.cpu import cpu_info
-from apex.errors import OutputError, RunError, UsageError
+from apex.errors import OutputError, UsageError
 from apex.files import ImportanceMatrix, check_output, load_imatrix
-from apex.inference import (
-    Batch,
-    Tokens,
-    batches,
-    chunks_of,
-    load_model,
-    make_context,
-    peak_memory,
-    running,
-)
+from apex.inference import Tokens, chunks_of, peak_memory, running
 from apex.sources import ModelFile, open_model
 
 __all__ = ["NOTES", "calibrate"]
@@ -47,6 +41,9 @@ NOTES = {
     "automatic": "apex.calibration.automatic",
 }
 
+# How much longer it takes with second moments: less with few columns, see bench_inference.py.
+_WITH_MOMENTS = 2.0
+
 Report = Callable[[CalibrationProgress], None]
 
 
@@ -58,6 +55,8 @@ def calibrate(
     built_in: bool = False,
     options: CollectOptions | None = None,
     continue_from: Sequence[str | os.PathLike[str]] = (),
+    second_moments: str | os.PathLike[str] | None = None,
+    max_memory: int | None = None,
     legacy: bool = False,
     overwrite: bool = False,
     notes: Mapping[str, str | int] | None = None,
@@ -67,6 +66,9 @@ def calibrate(
 
     texts: without any, the built-in diverse set; built_in: that set beside them.
     continue_from: importance matrices to add to.
+    second_moments: the second-moment file to write too, of these texts alone.
+    max_memory: bytes that its sums may take; where that is too little for all tensors, the texts
+        are run several times. None for half of what is free.
     legacy: write a .dat instead of a GGUF file.
     notes: further metadata for the GGUF file.
     progress: see CalibrationProgress.
@@ -77,11 +79,20 @@ def calibrate(
     Raises ModelFileError, RunError, DataError, ImatrixError, OutputError, UsageError.
     """
     file = model if isinstance(model, ModelFile) else open_model(model)
+    options = options or CollectOptions()
     path = Path(output)
+    moments = None if second_moments is None else Path(second_moments)
     read = [*file.files, *(text.file for text in texts if text.file), *continue_from]
-    check_output([path], read, overwrite=overwrite)
+    check_output([path, *([moments] if moments else [])], read, overwrite=overwrite)
     check_output([checkpoint_path(path)], read, overwrite=True)
-    run = _Run(file, path, texts, options or CollectOptions(), continue_from, built_in=built_in)
+    if moments is not None and options.until_coverage is not None:
+        raise UsageError(
+            "Second moments need a number of chunks that is known beforehand.",
+            "give --chunks instead of --until-coverage",
+        )
+    run = _Run(file, path, texts, options, continue_from, built_in=built_in)
+    if moments is not None:
+        run.collect_moments(moments, max_memory)
     return run.execute(progress, legacy=legacy, notes=notes or {})
 
 
@@ -99,9 +110,9 @@ class _Run:
         self.file = file
         self.output = output
         self.options = options
-        self.notes: list[str] = []
         before = [load_imatrix(path) for path in continue_from]
-        self.model, self.has_mtp = self._load()
+        self.runner = Runner(file, options)
+        self.model, self.notes = self.runner.model, self.runner.notes
         self.digest = model_digest(file)
         own = documents.built_in(self.model) if built_in or not texts else ()
         self.texts = (*texts, *own)
@@ -110,27 +121,33 @@ class _Run:
         threads = max(1, (options.run.threads or cpu_info().threads) // 2)
         length = options.run.context_length
         self.matrix = ImportanceAccumulator(chunk_size=length, threads=threads)
+        self.passes: Passes | None = None
+        self.earlier: list[list[str]] = []  # passes without squares
+        self.last: list[str] = []  # the tensors of the pass that comes with them
+        self.passed = 0  # chunks of earlier passes
         self.checkpoint = Checkpoint(output, self._fingerprint(before), length)
         self.resumed = self.done = self._resume()
         if not self.done:
             for matrix in before:
                 self.matrix.merge(matrix)
-            used = set(self.origins.tolist())
-            self.matrix.datasets += [
-                text.name for index, text in enumerate(self.texts) if index in used
-            ]
+            self.matrix.datasets += self._datasets()
 
-    def _load(self) -> tuple[_core.Model, bool]:
-        """The model, and whether its multi-token-prediction head can be run."""
-        layers = self.options.run.gpu_layers
-        if self.options.mtp:
-            try:
-                _, model = load_model(self.file, mtp=True, gpu_layers=layers)
-                return model, model.mtp_layers > 0
-            except RunError as error:  # of the head alone, or of the whole model
-                self.notes.append(_without_head(error))
-        _, model = load_model(self.file, gpu_layers=layers)
-        return model, False
+    def _datasets(self) -> list[str]:
+        used = set(self.origins.tolist())
+        return [text.name for index, text in enumerate(self.texts) if index in used]
+
+    def collect_moments(self, path: Path, max_memory: int | None) -> None:
+        """Collect second moments too."""
+        self.passes = Passes(
+            path,
+            self.runner,
+            self.chunks,
+            self.options.run,
+            model_digest=self.digest,
+            datasets=self._datasets(),
+            identity=self._identity().hexdigest(),
+            max_memory=max_memory,
+        )
 
     def _cut(self) -> tuple[Tokens, npt.NDArray[np.int64]]:
         """The chunks, and of which text each is."""
@@ -160,16 +177,21 @@ class _Run:
             tokens = self.model.tokenize(text.content, parse_special=text.parse_special)
         return tokens[self.options.skip_chunks * self.options.run.context_length :]
 
+    def _identity(self) -> hashlib._Hash:
+        """Of the texts and settings."""
+        digest = hashlib.sha256()
+        digest.update(repr((self.options.run.to_dict() | {"threads": 0}).items()).encode())
+        options = (self.options.output_matrix, self.runner.has_mtp, _core.__version__)
+        digest.update(repr(options).encode())
+        digest.update(np.ascontiguousarray(self.chunks).tobytes())
+        return digest
+
     def _fingerprint(self, before: Sequence[ImportanceMatrix]) -> str:
         """Of everything that decides the result; a checkpoint of another run has another."""
-        digest = hashlib.sha256()
+        digest = self._identity()
         for part in self.file.files:
             status = part.stat()
             digest.update(f"{status.st_size} {status.st_mtime_ns};".encode())
-        digest.update(repr((self.options.run.to_dict() | {"threads": 0}).items()).encode())
-        options = (self.options.output_matrix, self.has_mtp, _core.__version__)
-        digest.update(repr(options).encode())
-        digest.update(np.ascontiguousarray(self.chunks).tobytes())
         for matrix in before:
             for name, entry in matrix.entries.items():
                 digest.update(name.encode() + entry.sums.tobytes() + entry.counts.tobytes())
@@ -192,87 +214,86 @@ class _Run:
         self, report: Report | None, *, legacy: bool, notes: Mapping[str, str | int]
     ) -> CalibrationResult:
         begin = time.monotonic()
-        try:
-            if report is not None:
-                chunks = self.chunks[self.done :]
-                left = estimated_seconds(self.file, self.model, chunks, self.options.run)
-                report(self._progress(0.0, left))
-            coverage = self._collect(report)
-            self._write(legacy, notes)
-        except BaseException:  # an interrupt too; what was collected is not lost
-            with suppress(OutputError):
-                if self.checkpoint.save(self.matrix.datasets) and report is not None:
-                    report(self._progress(0.0, None))
-            raise
+        with self.passes or nullcontext():
+            try:
+                self._take_passes()
+                if report is not None:
+                    report(self._progress(0.0, self._estimate()))
+                coverage = self._collect(report)
+                self._write(legacy, notes)
+            except BaseException:  # an interrupt too; what was collected is not lost
+                with suppress(OutputError):
+                    if self.checkpoint.save(self.matrix.datasets) and report is not None:
+                        report(self._progress(0.0, None))
+                raise
+            if self.passes is not None:
+                self.passes.commit()
         return self._result(coverage, time.monotonic() - begin)
 
+    def _take_passes(self) -> None:
+        """Which passes of second moments to make, and whether the last comes with the squares.
+
+        Squares that go on after a checkpoint do not see all chunks; then each runs by itself.
+        """
+        if self.passes is not None:
+            self.earlier = list(self.passes.left)
+            if self.earlier and not self.done:
+                self.last = self.earlier.pop()
+
+    def _estimate(self) -> float | None:
+        chunks = self.chunks[self.done :]
+        seconds = estimated_seconds(self.file, self.model, chunks, self.options.run)
+        if seconds is None or self.passes is None:
+            return seconds
+        whole = (len(self.earlier) + 1) * len(self.chunks) - self.done
+        return _WITH_MOMENTS * seconds * whole / len(chunks)
+
     def _collect(self, report: Report | None) -> Coverage | None:
-        """Run the chunks that are left, or until enough experts are covered."""
+        """Make the passes, then run the chunks that are left, or until enough is covered."""
         begin = time.monotonic()
         coverage = self._coverage()
-        for done in self._groups():
-            self.done = done
-            self.checkpoint.keep(done, self.matrix)
+        squares, moments = self.matrix.accumulator, None
+        if self.passes is not None:
+            for done in self.passes.make(self.earlier):
+                self.passed = done
+                self._tell(report, begin, None)
+            moments = self.passes.sink(self.last) if self.last else None
+        sinks = [squares] if moments is None else [squares, moments]
+        for done in self.runner.groups(self.chunks[self.resumed :], sinks):
+            self.done = self.resumed + done
+            self.checkpoint.keep(self.done, self.matrix)
             coverage = self._coverage()
-            if done - self.checkpoint.saved >= self.options.save_every:
+            if self.done - self.checkpoint.saved >= self.options.save_every:
                 self.checkpoint.save(self.matrix.datasets)
-            if report is not None:
-                seconds = max(time.monotonic() - begin, 1e-9) / (done - self.resumed)
-                speed = self.options.run.context_length / seconds
-                report(self._progress(speed, (len(self.chunks) - done) * seconds, coverage))
+            self._tell(report, begin, coverage)
             if self._is_covered(coverage):
                 break
+        if self.passes is not None and moments is not None:
+            self.passes.write(moments, self.last)
         return coverage
+
+    def _tell(self, report: Report | None, begin: float, coverage: Coverage | None) -> None:
+        """Report how far it is, and how fast that went since ``begin``."""
+        if report is not None:
+            now = self._progress(0.0, None, coverage)
+            seconds = max(time.monotonic() - begin, 1e-9) / (now.chunks_done - self.resumed)
+            speed = self.options.run.context_length / seconds
+            left = (now.chunks - now.chunks_done) * seconds
+            report(replace(now, tokens_per_second=speed, seconds_left=left))
 
     def _progress(
         self, speed: float, seconds_left: float | None, coverage: Coverage | None = None
     ) -> CalibrationProgress:
+        count = len(self.chunks)
         return CalibrationProgress(
-            self.done, len(self.chunks), self.checkpoint.saved, speed, seconds_left, coverage
+            self.passed + self.done,
+            (len(self.earlier) + 1) * count,
+            self.passed // count * count + self.checkpoint.saved,
+            speed,
+            seconds_left,
+            coverage,
+            None if self.passes is None else self.passes.plan,
         )
-
-    def _groups(self) -> Iterator[int]:
-        """Run the chunks that are left; yields after each group how many are done."""
-        options, collect = self.options.run, self.matrix.accumulator
-        path = self.file.path
-        with running(path):
-            trunk = make_context(
-                self.file,
-                self.model,
-                options,
-                collect=collect,
-                collect_output=self.options.output_matrix,
-            )
-            head = self._head() if self.has_mtp else None
-            if head is not None:
-                trunk.keep_hidden_states()
-            for batch in batches(self.chunks[self.done :], options, self.model, first_output=0):
-                self._run_batch(batch, trunk, head)
-                if batch.positions[-1] == options.context_length - 1:
-                    yield self.resumed + batch.chunks.stop
-
-    def _head(self) -> _core.Context | None:
-        collect = self.matrix.accumulator
-        try:
-            return make_context(self.file, self.model, self.options.run, mtp=True, collect=collect)
-        except RunError as error:
-            self.has_mtp = False
-            self.notes.append(_without_head(error))
-            return None
-
-    def _run_batch(self, batch: Batch, trunk: _core.Context, head: _core.Context | None) -> None:
-        if batch.begins:
-            trunk.clear()
-        where = (batch.tokens, batch.positions, batch.sequences)
-        trunk.decode(*where, batch.outputs)
-        if head is None:
-            return
-        if batch.begins:
-            head.clear()
-        # Everything must be computed, and that is what asking for an output means.
-        if not head.decode_mtp(*where, batch.outputs, trunk) and self.has_mtp:
-            self.has_mtp = False
-            self.notes.append(_without_head(RunError("libllama does not run it.")))
 
     def _coverage(self) -> Coverage | None:
         return coverage_of(self.matrix.accumulator.counts(), self.options.min_tokens)
@@ -291,7 +312,7 @@ class _Run:
             "chunks": self.done,
             "chunk_size": self.options.run.context_length,
             "texts": self._text_chunks(),
-            "mtp": self.has_mtp,
+            "mtp": self.runner.has_mtp,
             "apex": _core.__version__,
             "llama.cpp": _core.llama_version,
         }
@@ -320,8 +341,5 @@ class _Run:
             len(self.matrix.accumulator.counts()),
             tuple(self.notes),
             peak_memory(),
+            None if self.passes is None else self.passes.plan,
         )
-
-
-def _without_head(error: RunError) -> str:
-    return f"the multi-token-prediction head gets no data: {error.message.rstrip('.')}"

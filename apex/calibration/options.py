@@ -10,7 +10,7 @@ from apex.calibration.coverage import Coverage
 from apex.errors import UsageError
 from apex.inference import RunOptions
 
-__all__ = ["CalibrationProgress", "CalibrationResult", "CollectOptions"]
+__all__ = ["CalibrationProgress", "CalibrationResult", "CollectOptions", "MomentsPlan"]
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,23 @@ class CollectOptions:
 
 
 @dataclass(frozen=True)
+class MomentsPlan:
+    """What collecting second moments takes.
+
+    Attributes:
+        path: the file.
+        bytes: how large it is.
+        passes: how often the texts are run, finished passes of an earlier run left out.
+        entries: how many tensors have sums of their own.
+    """
+
+    path: Path
+    bytes: int
+    passes: int
+    entries: int
+
+
+@dataclass(frozen=True)
 class CalibrationProgress:
     """How far a run is.
 
@@ -70,12 +87,14 @@ class CalibrationProgress:
     after every checkpoint, the one that an interrupt leaves included.
 
     Attributes:
-        chunks_done, chunks: of those that may be run; resumed ones included.
+        chunks_done, chunks: of those that may be run; resumed ones included. Where second moments
+            take several passes, those of all passes.
         chunks_saved: how many are in the checkpoint, from which the same call would go on.
         tokens_per_second: in this run; 0 before the first chunk.
         seconds_left: until all chunks are done. Before the first chunk it is an estimate, from a
             batch that is run for it alone; None where there is too little to do to be worth that.
         coverage: of the routed experts so far; None for a model without any.
+        second_moments: what collecting them takes; None where they are not collected.
     """
 
     chunks_done: int
@@ -84,6 +103,7 @@ class CalibrationProgress:
     tokens_per_second: float
     seconds_left: float | None
     coverage: Coverage | None
+    second_moments: MomentsPlan | None = None
 
 
 @dataclass(frozen=True)
@@ -100,6 +120,7 @@ class CalibrationResult:
         entries: how many tensors have data.
         notes: what the user should know.
         peak_memory: bytes, mapped models included.
+        second_moments: what was written of them; None where they were not collected.
     """
 
     path: Path
@@ -112,3 +133,4 @@ class CalibrationResult:
     entries: int
     notes: tuple[str, ...]
     peak_memory: int
+    second_moments: MomentsPlan | None = None

@@ -18,9 +18,15 @@ from apex.cli.progress import showing_stages
 from apex.cli.running import TEXT, RunArguments, TextArguments
 from apex.cli.showing import print_unreached
 from apex.cli.stopping import ending
+from apex.cli.values import parse_size
 
 if TYPE_CHECKING:
-    from apex.calibration import CalibrationProgress, CalibrationResult, CollectOptions
+    from apex.calibration import (
+        CalibrationProgress,
+        CalibrationResult,
+        CollectOptions,
+        MomentsPlan,
+    )
     from apex.files import ImportanceMatrix
     from apex.sources import ModelFile
 
@@ -115,6 +121,23 @@ class CollectArguments(
             rich_help_panel=_WHAT,
         ),
     ] = None
+    second_moments: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Also collect second moments, for --rounding compensated, and write them to FILE.",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None
+    max_memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Bound on the memory of second moments, such as 8G; half of what is free by "
+            "default. The texts are run again for the tensors that do not fit.",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None
     save_every: Annotated[
         int,
         typer.Option(
@@ -145,6 +168,7 @@ def collect(given: CollectArguments) -> None:
         min_tokens=given.min_tokens,
         save_every=given.save_every,
     )
+    memory = None if given.max_memory is None else parse_size(given.max_memory, "--max-memory")
     target = given.out if given.out is not None else path_beside(open_model(given.model))
     with showing_calibration(printer) as progress:
         result = calibrate(
@@ -154,6 +178,8 @@ def collect(given: CollectArguments) -> None:
             built_in=given.built_in,
             options=what,
             continue_from=given.in_file or (),
+            second_moments=given.second_moments,
+            max_memory=memory,
             legacy=legacy,
             overwrite=given.overwrite,
             progress=progress,
@@ -199,20 +225,23 @@ def usable_matrix(
 @contextmanager
 def showing_calibration(printer: Printer) -> Iterator[Callable[[CalibrationProgress], None]]:
     """Progress of a calibration; says how long it takes, and what an interrupt leaves."""
-    saved = 0
+    saved, unit = 0, "chunk"
 
     def leaves() -> str:
         if not saved:
-            return "no chunk was finished, so nothing was saved"
+            return f"no {unit} was finished, so nothing was saved"
         chunks = f"{saved} chunks are" if saved > 1 else "1 chunk is"
         return f"{chunks} saved, and the same command goes on from there"
 
     with ending(leaves), showing_stages(printer) as stage:
 
         def progress(step: CalibrationProgress) -> None:
-            nonlocal saved
+            nonlocal saved, unit
             saved = step.chunks_saved
+            unit = "chunk" if step.second_moments is None else "pass"
             if not step.tokens_per_second:
+                if step.second_moments is not None and not step.chunks_done:
+                    printer.say(_planned(step.second_moments))
                 if step.seconds_left is not None:
                     printer.say(
                         f"calibrating with {step.chunks - step.chunks_done} chunks takes about "
@@ -225,6 +254,15 @@ def showing_calibration(printer: Printer) -> Iterator[Callable[[CalibrationProgr
             stage("calibrating", step.chunks_done, step.chunks, remark)
 
         yield progress
+
+
+def _planned(plan: MomentsPlan) -> str:
+    """What collecting second moments takes."""
+    times = "once" if plan.passes == 1 else f"{plan.passes} times"
+    return (
+        f"second moments of {plan.entries} inputs take {output.size(plan.bytes)} in {plan.path}; "
+        f"the texts are run {times}"
+    )
 
 
 def print_calibration(result: CalibrationResult, printer: Printer) -> None:
@@ -246,6 +284,9 @@ def print_calibration(result: CalibrationResult, printer: Printer) -> None:
         f"{speed:.0f} tokens/s, peak memory {output.size(result.peak_memory)}"
     )
     printer.line(f"wrote {result.path}")
+    if result.second_moments is not None:
+        moments = result.second_moments
+        printer.line(f"wrote {moments.path}: second moments, {output.size(moments.bytes)}")
 
 
 def _to_dict(result: CalibrationResult) -> dict[str, Any]:
@@ -260,6 +301,13 @@ def _to_dict(result: CalibrationResult) -> dict[str, Any]:
         "coverage": None if result.coverage is None else result.coverage.to_dict(),
         "notes": list(result.notes),
         "peak_memory_bytes": result.peak_memory,
+        "second_moments": None
+        if result.second_moments is None
+        else {
+            "path": str(result.second_moments.path),
+            "bytes": result.second_moments.bytes,
+            "passes": result.second_moments.passes,
+        },
     }
 
 

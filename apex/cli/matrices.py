@@ -44,7 +44,10 @@ class MergeArguments(QuietArgument, OverwriteArgument, FormatArgument):
     """What ``apex imatrix merge`` is given."""
 
     files: Annotated[
-        list[Path], typer.Argument(metavar="FILE...", help="Importance matrices of one model.")
+        list[Path],
+        typer.Argument(
+            metavar="FILE...", help="Importance matrices of one model, or second moments."
+        ),
     ]
     out: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The file to write.")]
     chunk_size: Annotated[
@@ -58,11 +61,14 @@ class MergeArguments(QuietArgument, OverwriteArgument, FormatArgument):
 
 
 def merge(given: MergeArguments) -> None:
-    """Add up importance matrices, in GGUF form or .dat; one alone is converted."""
+    """Add up importance matrices, or second moments; a single .dat or GGUF file is converted."""
     from apex.calibration import ImportanceAccumulator
-    from apex.files import check_output, load_imatrix
+    from apex.files import check_output, is_second_moments, load_imatrix
 
     printer = Printer(quiet=given.quiet)
+    if any(map(is_second_moments, given.files)):
+        _merge_second_moments(given, printer)
+        return
     check_output([given.out], given.files, overwrite=given.overwrite)
     loaded = [load_imatrix(path) for path in given.files]
     sizes = {matrix.chunk_size for matrix in loaded if matrix.chunk_size}
@@ -75,3 +81,11 @@ def merge(given: MergeArguments) -> None:
     with ending("nothing was left behind"):
         path = matrix.save(given.out, legacy=given.is_legacy(), overwrite=given.overwrite)
     printer.line(f"wrote {path}: {len(matrix.entries)} tensors")
+
+
+def _merge_second_moments(given: MergeArguments, printer: Printer) -> None:
+    from apex.files import merge_second_moments
+
+    with ending("what was merged is kept, and the same command goes on from there"):
+        path = merge_second_moments(given.files, given.out, overwrite=given.overwrite)
+    printer.line(f"wrote {path}: second moments of {len(given.files)} files")

@@ -30,16 +30,18 @@ class OutputFile:
     """One file in the making, under ``NAME.partial``.
 
     The partial file is locked while this process lives. One that is left over from a process that
-    was killed is not locked, and is taken over.
+    was killed is not locked, and is taken over: emptied, unless it ``keeps`` what is there.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, keeps: bool = False) -> None:
         self.path = path
         self.partial = path.with_name(path.name + PARTIAL_SUFFIX)
         self.bytes = 0
         self._unsynced = 0
         self._lock = threading.Lock()
         self._file: BinaryIO | None = _open_locked(self.partial)
+        if not keeps:
+            self.extend(0)
 
     def write(self, data: bytes | memoryview) -> None:
         """Write all of ``data`` after what was written so."""
@@ -96,10 +98,14 @@ class OutputSet:
 
     ``open``, then ``commit`` or ``abandon``; or as a context manager, which abandons what was not
     committed and turns OSError from writing into OutputError.
+
+    keeps: partial files are opened as they are, and stay when they are abandoned, to go on from;
+        it can be changed in between.
     """
 
-    def __init__(self, paths: Sequence[Path]) -> None:
+    def __init__(self, paths: Sequence[Path], *, keeps: bool = False) -> None:
         self.paths = tuple(paths)
+        self.keeps = keeps
         self.files: list[OutputFile] = []
 
     def __enter__(self) -> OutputSet:
@@ -114,14 +120,14 @@ class OutputSet:
     ) -> None:
         self.abandon()
         if isinstance(error, OSError):
-            raise output_error(error, self.paths[0]) from None
+            raise output_error(error, self.paths[0], keeps=self.keeps) from None
 
     def open(self) -> None:
         """Make the partial files. Raises OutputError."""
         try:
             for path in self.paths:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                self.files.append(OutputFile(path))
+                self.files.append(OutputFile(path, keeps=self.keeps))
         except BaseException as error:
             self.abandon()
             if isinstance(error, OSError):
@@ -144,19 +150,24 @@ class OutputSet:
             _sync_folder(folder)
 
     def abandon(self) -> None:
-        """Remove what was not committed."""
+        """Remove what was not committed, or close it where it is kept."""
         for file in self.files:
-            with contextlib.suppress(OSError):
-                file.partial.unlink()
+            if not self.keeps:
+                with contextlib.suppress(OSError):
+                    file.partial.unlink()
             file.close()
         self.files.clear()
 
 
-def output_error(error: OSError, path: Path) -> OutputError:
-    """The OutputError that says what ``error`` means for writing ``path``."""
+def output_error(error: OSError, path: Path, *, keeps: bool = False) -> OutputError:
+    """The OutputError that says what ``error`` means for writing ``path``.
+
+    keeps: whether a part of it is kept to go on from.
+    """
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return OutputError(
-            f"The disk became full while writing {path}; nothing was left there.",
+            f"The disk became full while writing {path}; "
+            + ("what was finished is kept." if keeps else "nothing was left there."),
             "free some space or write elsewhere",
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
@@ -188,7 +199,6 @@ def _open_locked(partial: Path) -> BinaryIO:
     if not is_ours:
         file.close()
         raise OutputError(f"Another process is writing {partial}.", "wait for it, or stop it")
-    file.truncate(0)
     return file
 
 

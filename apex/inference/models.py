@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import TypedDict
 
 from apex import _core
@@ -76,16 +77,18 @@ def make_context(
     sequences: int | None = None,
     unified_cache: bool = False,
     mtp: bool = False,
-    collect: _core.Accumulator | None = None,
+    collect: Sequence[_core.ActivationSink] = (),
     collect_output: bool = False,
+    collect_until: str = "",
 ) -> _core.Context:
     """What a model needs to run chunks side by side.
 
     sequences: how many; None for as many as a batch holds.
     unified_cache: one cache for all, so that they can share tokens.
     mtp: for the multi-token-prediction head instead of the trunk.
-    collect: where squared activations are summed; then there are no logits.
+    collect: what activations are given to; then there are no logits.
     collect_output: the inputs of the output matrix too.
+    collect_until: the tensor after which the rest of the model is not computed.
     Raises RunError where the memory is too small.
     """
     sequences = sequences or options.sequences
@@ -109,4 +112,5 @@ def make_context(
             threads=options.threads,
             collect=collect,
             collect_output=collect_output,
+            collect_until=collect_until,
         )

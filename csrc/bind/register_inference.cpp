@@ -15,7 +15,7 @@
 #include "llama/model.h"
 #include "logits.h"
 #include "register.h"
-#include "statistics/squares.h"
+#include "statistics/activation_sink.h"
 #include "variants/variants.h"
 
 namespace apex::bind {
@@ -26,7 +26,6 @@ using llama::Batch;
 using llama::Context;
 using llama::ContextOptions;
 using llama::Model;
-using statistics::Squares;
 
 using Tokens = py::array_t<int32_t, py::array::c_style | py::array::forcecast>;
 using Flags = py::array_t<bool, py::array::c_style | py::array::forcecast>;
@@ -72,16 +71,18 @@ std::shared_ptr<Context> make_context(
     std::shared_ptr<Model> model, uint32_t context_length, uint32_t batch_size,
     uint32_t micro_batch_size, uint32_t sequences, int threads, const std::string & cache_type_k,
     const std::string & cache_type_v, bool unified_cache, bool mtp,
-    const std::optional<std::shared_ptr<Squares>> & collect, bool collect_output) {
+    const std::vector<std::shared_ptr<statistics::ActivationSink>> & collect, bool collect_output,
+    const std::string & collect_until) {
     const ContextOptions options =
         to_options(context_length, batch_size, micro_batch_size, sequences, threads, cache_type_k,
                    cache_type_v, unified_cache, mtp);
     std::unique_ptr<llama::Collector> collector;
-    if (collect) {
+    if (!collect.empty()) {
         llama::CollectorOptions what;
         what.output = collect_output;
         what.first_layer = mtp ? llama_model_n_layer(model->get()) : 0;
-        collector = std::make_unique<llama::Collector>(*collect, what);
+        what.last = collect_until;
+        collector = std::make_unique<llama::Collector>(collect, what);
     }
     py::gil_scoped_release release;
     return std::make_shared<Context>(std::move(model), options, std::move(collector));
@@ -302,9 +303,11 @@ void register_context(py::module_ & module) {
              py::arg("micro_batch_size") = 512, py::arg("sequences") = 1, py::arg("threads") = 0,
              py::arg("cache_type_k") = "F16", py::arg("cache_type_v") = "F16",
              py::arg("unified_cache") = false, py::arg("mtp") = false,
-             py::arg("collect") = py::none(), py::arg("collect_output") = false,
+             py::arg("collect") = py::tuple(), py::arg("collect_output") = false,
+             py::arg("collect_until") = "",
              "context_length counts the tokens of all sequences. With `collect`, activations are "
-             "added there and logits are not computed. Raises ModelError.")
+             "added to every sink in it and logits are not computed; what follows the product with "
+             "the tensor `collect_until` is then left out. Raises ModelError.")
         .def("clear", &Context::clear, "Forget all sequences.")
         .def("keep_hidden_states", &Context::keep_hidden_states,
              "Keep what decode_mtp of another context needs.")

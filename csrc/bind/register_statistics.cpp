@@ -7,20 +7,24 @@
 
 #include "arguments.h"
 #include "register.h"
+#include "statistics/moments.h"
 #include "statistics/squares.h"
 
 namespace apex::bind {
 
 namespace {
 
+using statistics::ActivationSink;
 using statistics::Entry;
+using statistics::Moments;
+using statistics::MomentsEntry;
 using statistics::Squares;
 using Floats = py::array_t<float, py::array::c_style | py::array::forcecast>;
 using Ids = py::array_t<int32_t, py::array::c_style | py::array::forcecast>;
 using Ints = py::array_t<int64_t, py::array::c_style | py::array::forcecast>;
 
 // (rows, columns) activations, each row for the matrix (expert) that `experts` names, if any.
-void add(Squares & squares, const std::string & name, const Floats & activations,
+void add(ActivationSink & sink, const std::string & name, const Floats & activations,
          const std::optional<Ints> & experts, int64_t expert_count) {
     if (activations.ndim() != 2 || activations.shape(1) < 1) {
         throw py::value_error("activations must have two dimensions: rows, columns");
@@ -41,7 +45,7 @@ void add(Squares & squares, const std::string & name, const Floats & activations
         rows.of_matrix[static_cast<size_t>(expert)].push_back(activations.data(i, 0));
     }
     py::gil_scoped_release release;
-    squares.add(name, rows);
+    sink.add(name, rows);
 }
 
 // The same by way of a GPU.
@@ -106,17 +110,67 @@ py::typing::Dict<py::str, py::typing::Tuple<Sums, Counts>> entries(Squares & squ
     return result;
 }
 
+// In the order in which they were seen: name, columns, matrices, the name that it is the same as.
+using Input = py::typing::Tuple<py::str, py::int_, py::int_, py::str>;
+
+py::typing::List<Input> inputs(const Moments & moments) {
+    py::typing::List<Input> result;
+    for (const std::string & name : moments.names()) {
+        const MomentsEntry & known = moments.known(name);
+        result.append(py::make_tuple(name, known.columns, known.matrices, known.same_as));
+    }
+    return result;
+}
+
+// Views of what the moments keep.
+py::typing::Tuple<Sums, Counts> sums_of(const py::object & self, const std::string & name) {
+    auto & moments = self.cast<Moments &>();
+    const MomentsEntry * entry = nullptr;
+    {
+        const py::gil_scoped_release release;
+        entry = &moments.entry(name);
+    }
+    const int64_t matrices = entry->sums.empty() ? 0 : entry->matrices;
+    const py::array_t<float> sums({matrices, entry->triangle()}, entry->sums.data(), self);
+    const py::array_t<int64_t> rows(entry->matrices, entry->rows.data(), self);
+    sums.attr("setflags")(py::arg("write") = false);
+    rows.attr("setflags")(py::arg("write") = false);
+    return py::make_tuple(sums, rows);
+}
+
 }  // namespace
 
 void register_statistics(py::module_ & module) {
-    py::class_<Squares, std::shared_ptr<Squares>>(
-        module, "Accumulator",
-        "Sums of squared activations per column and expert, in float32, in the order of the rows.")
-        .def(py::init<int>(), py::arg("threads") = 0)
+    py::class_<ActivationSink, std::shared_ptr<ActivationSink>>(
+        module, "ActivationSink", "What a context gives the inputs of matrix products to.")
         .def("add", &add, py::arg("name"), py::arg("activations"), py::arg("experts") = py::none(),
              py::arg("expert_count") = 0,
              "Add float32 (rows, columns) activations; with experts, each row to one of them. "
              "Raises ValueError where sizes differ from before, NonFiniteError.")
+        .def("add_same", &ActivationSink::add_same, py::arg("name"), py::arg("other"),
+             "Add the rows that were added to another tensor last; False where that is not "
+             "possible.");
+    py::class_<Moments, ActivationSink, std::shared_ptr<Moments>>(
+        module, "Moments",
+        "Sums of x xᵀ over the rows x that go into each matrix, in float32, in the order of the "
+        "rows.")
+        .def(py::init<std::optional<std::set<std::string>>, int>(), py::arg("wanted") = py::none(),
+             py::arg("threads") = 0,
+             "wanted: the tensors that are summed, all by default; of others the sizes are learned "
+             "alone.")
+        .def_static("bytes", &Moments::bytes, py::arg("columns"), py::arg("matrices"),
+                    "What a tensor that is summed takes in memory.")
+        .def("inputs", &inputs,
+             "(name, columns, matrices, same as) of every tensor, in the order of the graph; the "
+             "last is the name of the tensor that has the sums of both, or empty.")
+        .def("entry", &sums_of, py::arg("name"),
+             "Views of a tensor's sums, float32 (matrices, triangle), row i and column j <= i at "
+             "i (i + 1) / 2 + j, and of its int64 counts of rows. Raises IndexError for an unknown "
+             "name, NonFiniteError.");
+    py::class_<Squares, ActivationSink, std::shared_ptr<Squares>>(
+        module, "Accumulator",
+        "Sums of squared activations per column and expert, in float32, in the order of the rows.")
+        .def(py::init<int>(), py::arg("threads") = 0)
         .def("add_by_way_of_device", &add_by_way_of_device, py::arg("device"), py::arg("name"),
              py::arg("activations"), py::arg("experts") = py::none(), py::arg("expert_count") = 0,
              "add() on a GPU, which keeps the sums until they are asked for. Raises DeviceError.")

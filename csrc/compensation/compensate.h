@@ -59,7 +59,7 @@ class Compensator {
     // sums = the columns of x * matrix that belong to a block.
     void multiply(const float * x, const float * matrix, int64_t b, int64_t end) {
         std::memset(tile_.sums, 0, sizeof(float) * weights * tile);
-        add_products<L>(x, 0, end, matrix + b * weights * job_.columns, job_.columns, weights,
+        accumulate<L>(x, 0, end, matrix + b * weights * job_.columns, job_.columns, weights,
                         tile_.sums);
     }
 
@@ -101,7 +101,7 @@ class Compensator {
                                                 tile_.min_of(p, v), v);
                 }
                 const int64_t next = (p + 1) * part;
-                add_products<L>(tile_.error, p * part, next, job_.factors + next * job_.columns,
+                accumulate<L>(tile_.error, p * part, next, job_.factors + next * job_.columns,
                                 job_.columns, static_cast<int>((b + 1) * weights - next),
                                 sums_of(p) + part * tile);
             }
@@ -220,7 +220,7 @@ class Compensator {
                 }
             }
             const int64_t next = (p + 1) * part;
-            add_products<L>(tile_.along, p * part - first, next - first,
+            accumulate<L>(tile_.along, p * part - first, next - first,
                             job_.moments + next * job_.columns + first, job_.columns,
                             static_cast<int>(first + weights - next), sums_of(p) + part * tile);
         }
@@ -300,7 +300,7 @@ class Compensator {
             }
             float * product = tile_.products[which];
             std::memset(product, 0, sizeof(float) * weights * tile);
-            add_products<L>(tile_.along, 0, weights, job_.moments + first * job_.columns + first,
+            accumulate<L>(tile_.along, 0, weights, job_.moments + first * job_.columns + first,
                             job_.columns, weights, product);
             for (int v = 0; v < 2; ++v) {
                 linear[which][v] = square[which][v] = L::all(0.f);

@@ -9,7 +9,7 @@
 namespace apex {
 namespace {
 
-constexpr int64_t kPanel = 64;
+constexpr int64_t kFactorPanel = 64;
 
 // row[i] -= factor * other[i], i < count
 inline void subtract_row(float factor, const float * other, int64_t count, float * row) {
@@ -24,7 +24,7 @@ inline void subtract_panel(const float * matrix, int64_t size, const float * piv
                            int64_t last, int64_t k, float * row) {
     using F = typename L::F;
     constexpr int vectors = 4;
-    float factor[kPanel];
+    float factor[kFactorPanel];
     for (int64_t j = first; j < last; ++j) {
         factor[j - first] = matrix[j * size + k] * pivots[j];
     }
@@ -57,8 +57,8 @@ inline void subtract_panel(const float * matrix, int64_t size, const float * piv
 template <typename L>
 bool factorize(float * matrix, int64_t size, float * pivots) {
     bool is_positive = true;
-    for (int64_t last = size; last > 0; last -= kPanel) {
-        const int64_t first = last > kPanel ? last - kPanel : 0;
+    for (int64_t last = size; last > 0; last -= kFactorPanel) {
+        const int64_t first = last > kFactorPanel ? last - kFactorPanel : 0;
         for (int64_t j = last - 1; j >= first; --j) {
             float * row = matrix + j * size;
             pivots[j] = row[j];

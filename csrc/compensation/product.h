@@ -28,7 +28,7 @@ inline void store(V value, float * to) {
 // sums[j] += sum over k in begin .. end - 1 of x[k] * matrix[j * stride + k], for j < count, which
 // is a multiple of four.
 template <typename L>
-inline void add_products(const float * x, int64_t begin, int64_t end, const float * matrix,
+inline void accumulate(const float * x, int64_t begin, int64_t end, const float * matrix,
                          int64_t stride, int count, float * sums) {
     using F = typename L::F;
     constexpr int tile = kTile<L>;

@@ -1,4 +1,4 @@
-// What a compiled instruction set offers: one function per tensor type.
+// What a compiled instruction set offers: one function per tensor type, and a few others.
 #pragma once
 
 #include <cstdint>
@@ -40,6 +40,11 @@ constexpr int64_t kCompensationScratch = 256;
 
 using CompensateRows = void (*)(const Compensation &);
 
+// Adds to a square of kPanel by kPanel sums the products of two panels of rows: of every row in
+// turn, left[i] * right[j] to sums[kPanel * i + j]. A panel is kPanel columns, row by row.
+using AddProducts = void (*)(const float * left, const float * right, int64_t rows, float * sums);
+constexpr int kPanel = 32;
+
 constexpr int kTypes = 64;  // more than ggml_type has numbers
 
 struct KernelTable {
@@ -53,6 +58,7 @@ struct KernelTable {
     bool (*all_finite)(const float * values, int64_t count) = nullptr;
     ConvertRow from_f16 = nullptr;
     ConvertRow from_bf16 = nullptr;
+    AddProducts add_products = nullptr;
 };
 
 }  // namespace apex

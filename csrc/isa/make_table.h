@@ -20,6 +20,7 @@
 #include "isa/blocks.h"
 #include "isa/convert.h"
 #include "isa/kernel_table.h"
+#include "isa/products.h"
 
 namespace apex {
 namespace {
@@ -110,6 +111,7 @@ KernelTable make_table() {
     table.all_finite = all_finite;
     table.from_f16 = convert_f16;
     table.from_bf16 = convert_bf16;
+    table.add_products = add_products<L>;
     return table;
 }
 

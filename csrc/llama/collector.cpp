@@ -68,7 +68,7 @@ bool Collector::callback(ggml_tensor * tensor, bool ask, void * user_data) {
         collector->error_ = std::current_exception();
         return false;
     }
-    return true;
+    return collector->last_name_ != collector->options_.last;
 }
 
 void Collector::rethrow() {
@@ -110,32 +110,38 @@ void Collector::collect(const ggml_tensor * tensor) {
     last_input_ = same;
     const std::string other = std::exchange(last_name_, weight_name(weights));
     ++collected_;
-    if (is_repeated && sink_->add_same(last_name_, other)) {
+    std::vector<statistics::ActivationSink *> waiting;  // for rows in host memory
+    for (const auto & sink : sinks_) {
+        if (!(is_repeated && sink->add_same(last_name_, other)) &&
+            !collect_on_device(tensor, *sink)) {
+            waiting.push_back(sink.get());
+        }
+    }
+    if (waiting.empty()) {
         return;
     }
-    if (collect_on_device(tensor)) {
-        return;
-    }
-    const ggml_tensor * input = tensor->src[1];
-    const auto * data = static_cast<const char *>(input->data);
-    if (input->type != GGML_TYPE_F32 || input->nb[0] != sizeof(float)) {
-        throw std::runtime_error(std::string(tensor->src[0]->name) +
-                                 " has inputs that are not rows of F32");
-    }
-    if (!ggml_backend_buffer_is_host(input->buffer)) {
-        activations_.resize(ggml_nbytes(input));
-        ggml_backend_tensor_get(input, activations_.data(), 0, activations_.size());
-        data = activations_.data();
-    }
-    if (tensor->op == GGML_OP_MUL_MAT_ID) {
-        collect_routed(tensor, data);
-    } else {
-        collect_dense(tensor, data);
+    const char * data = host_data(tensor->src[1]);
+    const statistics::Activations rows =
+        tensor->op == GGML_OP_MUL_MAT_ID ? routed(tensor, data) : dense(tensor, data);
+    for (statistics::ActivationSink * sink : waiting) {
+        sink->add(last_name_, rows);
     }
 }
 
+const char * Collector::host_data(const ggml_tensor * input) {
+    if (input->type != GGML_TYPE_F32 || input->nb[0] != sizeof(float)) {
+        throw std::runtime_error(last_name_ + " has inputs that are not rows of F32");
+    }
+    if (ggml_backend_buffer_is_host(input->buffer)) {
+        return static_cast<const char *>(input->data);
+    }
+    activations_.resize(ggml_nbytes(input));
+    ggml_backend_tensor_get(input, activations_.data(), 0, activations_.size());
+    return activations_.data();
+}
+
 // Where the activations lie on a GPU that our kernels run on, they are taken there.
-bool Collector::collect_on_device(const ggml_tensor * tensor) {
+bool Collector::collect_on_device(const ggml_tensor * tensor, statistics::ActivationSink & sink) {
     const ggml_tensor * weights = tensor->src[0];
     const ggml_tensor * input = tensor->src[1];
     const ggml_tensor * ids = tensor->op == GGML_OP_MUL_MAT_ID ? tensor->src[2] : nullptr;
@@ -161,11 +167,11 @@ bool Collector::collect_on_device(const ggml_tensor * tensor) {
         rows.id_strides[0] = static_cast<int64_t>(ids->nb[0]);
         rows.id_strides[1] = static_cast<int64_t>(ids->nb[1]);
     }
-    return sink_->add_on_device(weight_name(weights), device, rows);
+    return sink.add_on_device(weight_name(weights), device, rows);
 }
 
 // input: (columns, experts used or 1, tokens); ids: (experts used, tokens).
-void Collector::collect_routed(const ggml_tensor * tensor, const char * data) {
+statistics::Activations Collector::routed(const ggml_tensor * tensor, const char * data) {
     const ggml_tensor * weights = tensor->src[0];
     const ggml_tensor * input = tensor->src[1];
     const ggml_tensor * ids = tensor->src[2];
@@ -190,11 +196,11 @@ void Collector::collect_routed(const ggml_tensor * tensor, const char * data) {
                 data, row * input->nb[1] + static_cast<size_t>(token) * input->nb[2]));
         }
     }
-    sink_->add(weight_name(weights), rows);
+    return rows;
 }
 
 // More activations than matrices are taken as more rows.
-void Collector::collect_dense(const ggml_tensor * tensor, const char * data) {
+statistics::Activations Collector::dense(const ggml_tensor * tensor, const char * data) {
     const ggml_tensor * weights = tensor->src[0];
     const ggml_tensor * input = tensor->src[1];
     statistics::Activations rows{input->ne[0], false, {}};
@@ -210,7 +216,7 @@ void Collector::collect_dense(const ggml_tensor * tensor, const char * data) {
             }
         }
     }
-    sink_->add(weight_name(weights), rows);
+    return rows;
 }
 
 }  // namespace apex::llama

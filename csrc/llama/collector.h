@@ -1,4 +1,4 @@
-// Watches libllama's graph and gives the activations that go into each matrix to a sink.
+// Watches libllama's graph and gives the activations that go into each matrix to sinks.
 #pragma once
 
 #include <ggml.h>
@@ -17,12 +17,15 @@ namespace apex::llama {
 struct CollectorOptions {
     bool output = false;  // the output matrix too, as llama-imatrix --process-output
     int first_layer = 0;  // layers below are left out: those of the trunk, for an MTP head
+    std::string last;     // the tensor after which the rest of the graph is left out, if any
 };
 
 class Collector {
   public:
-    Collector(std::shared_ptr<statistics::ActivationSink> sink, const CollectorOptions & options)
-        : sink_(std::move(sink)), options_(options) {}
+    using Sinks = std::vector<std::shared_ptr<statistics::ActivationSink>>;
+
+    Collector(Sinks sinks, const CollectorOptions & options)
+        : sinks_(std::move(sinks)), options_(options) {}
 
     // A ggml_backend_sched_eval_callback, with the collector as its user data.
     static bool callback(ggml_tensor * tensor, bool ask, void * collector);
@@ -36,9 +39,10 @@ class Collector {
   private:
     bool wants(const ggml_tensor * tensor);
     void collect(const ggml_tensor * tensor);
-    bool collect_on_device(const ggml_tensor * tensor);
-    void collect_routed(const ggml_tensor * tensor, const char * data);
-    void collect_dense(const ggml_tensor * tensor, const char * data);
+    static bool collect_on_device(const ggml_tensor * tensor, statistics::ActivationSink & sink);
+    const char * host_data(const ggml_tensor * input);
+    statistics::Activations routed(const ggml_tensor * tensor, const char * data);
+    static statistics::Activations dense(const ggml_tensor * tensor, const char * data);
 
     // What decides which rows a product adds to which matrix; the tensors are compared, not read.
     struct Input {
@@ -51,7 +55,7 @@ class Collector {
         }
     };
 
-    std::shared_ptr<statistics::ActivationSink> sink_;
+    Sinks sinks_;
     CollectorOptions options_;
     std::exception_ptr error_;
     int64_t collected_ = 0;

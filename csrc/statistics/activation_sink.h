@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -14,6 +15,12 @@ struct Activations {
     int64_t columns;
     bool is_routed;  // matrices are experts with rows of their own; otherwise all have equally many
     std::vector<std::vector<const float *>> of_matrix;
+};
+
+// An activation is infinite or not a number, or a sum has overflowed.
+class NonFinite : public std::runtime_error {
+  public:
+    using std::runtime_error::runtime_error;
 };
 
 class ActivationSink {

@@ -4,7 +4,6 @@
 #include <cstdint>
 #include <map>
 #include <memory>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -12,12 +11,6 @@
 #include "statistics/activation_sink.h"
 
 namespace apex::statistics {
-
-// An activation is infinite or not a number, or a sum has overflowed.
-class NonFinite : public std::runtime_error {
-  public:
-    using std::runtime_error::runtime_error;
-};
 
 // What is collected for one tensor.
 struct Entry {

@@ -18,8 +18,8 @@ from apex.calibration import (
     CollectOptions,
     Text,
     built_in_text,
-    collect,
     read_texts,
+    runner,
 )
 from apex.calibration.automatic import expected_matrix
 from apex.errors import DataError, OutputError, RunError, UsageError
@@ -142,7 +142,7 @@ def test_a_group_that_was_cut_is_not_saved(
     texts = read_texts([text])
     whole, stopped = tmp_path / "whole.gguf", tmp_path / "stopped.gguf"
     apex.calibrate(language_model, whole, texts, options=options)
-    run_batch, batches_run = collect._Run._run_batch, []
+    run_batch, batches_run = runner.Runner._run_batch, []
 
     def stop(self: Any, batch: Batch, *contexts: Any) -> None:
         run_batch(self, batch, *contexts)
@@ -151,7 +151,7 @@ def test_a_group_that_was_cut_is_not_saved(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(collect._Run, "_run_batch", stop)
+        patched.setattr(runner.Runner, "_run_batch", stop)
         with pytest.raises(KeyboardInterrupt):
             apex.calibrate(language_model, stopped, texts, options=options)
     result = apex.calibrate(language_model, stopped, texts, options=options)
@@ -165,7 +165,7 @@ def test_a_run_that_was_stopped_at_once_leaves_nothing(
     def stop(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(collect._Run, "_run_batch", stop)
+    monkeypatch.setattr(runner.Runner, "_run_batch", stop)
     with pytest.raises(KeyboardInterrupt):
         apex.calibrate(
             language_model,
@@ -248,9 +248,9 @@ def test_a_checkpoint_of_other_processors_is_not_used(
     with pytest.raises(KeyboardInterrupt):
         apex.calibrate(demo_model, path, read_texts([text]), options=options, progress=stop)
     # As if there were a GPU.
-    monkeypatch.setattr(collect, "load_model", lambda path, **_: load_model(path, mtp=True))
+    monkeypatch.setattr(runner, "load_model", lambda path, **_: load_model(path, mtp=True))
     monkeypatch.setattr(
-        collect,
+        runner,
         "make_context",
         lambda file, model, run, **rest: make_context(
             file, model, replace(run, gpu_layers=0), **rest

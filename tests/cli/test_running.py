@@ -368,3 +368,22 @@ def test_layers_on_a_gpu_where_there_is_none(
         assert result.returncode == 8, result.stderr
         assert re.search("error: (This build .* on a GPU|No GPU was found)", result.stderr)
         assert "leave out --gpu-layers" in result.stderr
+
+
+def test_second_moments_are_collected_and_merged(
+    apex_cli: Apex, demo_model: Path, folder: Path
+) -> None:
+    write_text(folder / "text.txt", 1500)
+    command = ("imatrix", demo_model, "-f", "text.txt", "-c", "64", "--chunks", "4", "-b", "64")
+    memory = ("--max-memory", "8M")
+    result = apex_cli(*command, "-o", "i.gguf", "--second-moments", "m.gguf", *memory)
+    assert result.returncode == 0, result.stderr
+    size = (folder / "m.gguf").stat().st_size / 2**20
+    assert f"inputs take {size:.2f} MiB in m.gguf; the texts are run " in result.stderr
+    assert f"wrote m.gguf: second moments, {size:.2f} MiB" in result.stdout
+    merged = apex_cli("imatrix", "merge", "m.gguf", "m.gguf", "-o", "both.gguf")
+    assert merged.stdout == "wrote both.gguf: second moments of 2 files\n"
+    mixed = apex_cli("imatrix", "merge", "m.gguf", "i.gguf", "-o", "c.gguf")
+    assert mixed.returncode == 4
+    assert "i.gguf is not a second-moment file" in mixed.stderr
+    assert not (folder / "c.gguf").exists()

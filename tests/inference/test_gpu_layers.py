@@ -13,7 +13,7 @@ from apex import _core
 from apex.calibration import CollectOptions, read_texts
 from apex.errors import RunError
 from apex.evaluation import EvalOptions, Evaluator
-from apex.files import load_imatrix
+from apex.files import load_imatrix, load_second_moments
 from apex.inference import RunOptions, check_memory, load_model, make_context
 
 GIB = 1 << 30
@@ -97,7 +97,12 @@ def test_a_gpu_measures_what_the_cpu_does(demo_model: Path, tmp_path: Path, laye
         assert bool(evaluator.to_dict()["machine"]["gpus"]) == bool(gpu_layers)
         path = tmp_path / f"{gpu_layers}.gguf"
         options = CollectOptions(run=run, chunks=4)
-        apex.calibrate(demo_model, path, read_texts([text]), options=options)
+        moments = tmp_path / f"{gpu_layers}.moments"
+        apex.calibrate(
+            demo_model, path, read_texts([text]), options=options, second_moments=moments
+        )
+        rows = [load_second_moments(moments).entry(name) for name in load_imatrix(path).entries]
+        assert all(entry is not None and entry.pooled()[1] > 0 for entry in rows)
         sums.append({name: entry.sums for name, entry in load_imatrix(path).entries.items()})
     assert perplexities[1] == pytest.approx(perplexities[0], rel=0.02)
     assert set(sums[1]) == set(sums[0])
