@@ -41,7 +41,7 @@ NOTES = {
     "automatic": "apex.calibration.automatic",
 }
 
-# How much longer it takes with second moments; see bench/bench_moments.py.
+# How much longer it takes with second moments: less with few columns, see bench_inference.py.
 _WITH_MOMENTS = 2.0
 
 Report = Callable[[CalibrationProgress], None]

@@ -20,6 +20,26 @@ using QuantizeRows = void (*)(const Rows &);
 // Converts to F32; returns whether all values are finite.
 using ConvertRow = bool (*)(const void * source, int64_t count, float * target);
 
+// Rows that were quantized and are to be improved under an objective: the sum over rows of e H e^T,
+// e being the error of a row. H = U D U^T with U unit upper triangular.
+struct Compensation {
+    const float * values;  // rows of `columns` weights
+    int64_t rows;
+    int64_t columns;
+    uint8_t * target;       // their blocks, as the reference made them
+    const float * moments;  // H, whole
+    const float * factors;  // row j: U_kj for k < j
+    const float * pivots;   // D
+    float * scratch;        // kCompensationScratch floats per column, on a boundary of 64 bytes
+    int sweeps;
+    int how;            // for trials
+    double * objective;  // per row, before and after; or null
+};
+
+constexpr int64_t kCompensationScratch = 256;
+
+using CompensateRows = void (*)(const Compensation &);
+
 // Adds to a square of kPanel by kPanel sums the products of two panels of rows: of every row in
 // turn, left[i] * right[j] to sums[kPanel * i + j]. A panel is kPanel columns, row by row.
 using AddProducts = void (*)(const float * left, const float * right, int64_t rows, float * sums);
@@ -30,8 +50,11 @@ constexpr int kTypes = 64;  // more than ggml_type has numbers
 struct KernelTable {
     const char * isa = "";  // what the compiler was told, not what was asked for
     // By ggml_type, and whether there is an importance; null where ggml's own function is used.
-    // Other ways of rounding than the reference's would be a third index.
     QuantizeRows quantize[kTypes][2] = {};
+    CompensateRows compensate[kTypes] = {};
+    // The factors of an objective, from its lower triangle and in its place; returns whether all
+    // pivots are positive.
+    bool (*factorize)(float * matrix, int64_t size, float * pivots) = nullptr;
     bool (*all_finite)(const float * values, int64_t count) = nullptr;
     ConvertRow from_f16 = nullptr;
     ConvertRow from_bf16 = nullptr;

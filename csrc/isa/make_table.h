@@ -4,6 +4,8 @@
 
 #include <ggml.h>
 
+#include "compensation/compensate.h"
+#include "compensation/factorize.h"
 #include "formats/iq1.h"
 #include "formats/iq2.h"
 #include "formats/iq3.h"
@@ -33,6 +35,34 @@ void add(KernelTable & table, ggml_type type) {
 template <typename L, typename Format>
 void add_weighted(KernelTable & table, ggml_type type) {
     table.quantize[type][true] = quantize_blocks<L, Format, true>;
+}
+
+template <typename L, typename Codec>
+void add_compensated(KernelTable & table, ggml_type type) {
+    table.compensate[type] = compensate_rows<L, Codec>;
+}
+
+template <typename L>
+void add_compensated(KernelTable & table) {
+    add_compensated<L, CodecQ80>(table, GGML_TYPE_Q8_0);
+    add_compensated<L, CodecCentered<8>>(table, GGML_TYPE_Q4_0);
+    add_compensated<L, CodecCentered<16>>(table, GGML_TYPE_Q5_0);
+    add_compensated<L, CodecShifted<15>>(table, GGML_TYPE_Q4_1);
+    add_compensated<L, CodecShifted<31>>(table, GGML_TYPE_Q5_1);
+    add_compensated<L, CodecQ2K>(table, GGML_TYPE_Q2_K);
+    add_compensated<L, CodecQ3K>(table, GGML_TYPE_Q3_K);
+    add_compensated<L, CodecQ45K<15>>(table, GGML_TYPE_Q4_K);
+    add_compensated<L, CodecQ45K<31>>(table, GGML_TYPE_Q5_K);
+    add_compensated<L, CodecQ6K>(table, GGML_TYPE_Q6_K);
+    add_compensated<L, CodecIq4<32>>(table, GGML_TYPE_IQ4_NL);
+    add_compensated<L, CodecIq4<256>>(table, GGML_TYPE_IQ4_XS);
+    add_compensated<L, CodecIq1S>(table, GGML_TYPE_IQ1_S);
+    add_compensated<L, CodecIq1M>(table, GGML_TYPE_IQ1_M);
+    add_compensated<L, CodecIq2Xxs>(table, GGML_TYPE_IQ2_XXS);
+    add_compensated<L, CodecIq2Xs>(table, GGML_TYPE_IQ2_XS);
+    add_compensated<L, CodecIq2S>(table, GGML_TYPE_IQ2_S);
+    add_compensated<L, CodecIq3Xxs>(table, GGML_TYPE_IQ3_XXS);
+    add_compensated<L, CodecIq3S>(table, GGML_TYPE_IQ3_S);
 }
 
 template <int W>
@@ -76,6 +106,8 @@ KernelTable make_table() {
     add<L, Iq2Xs<true>>(table, GGML_TYPE_IQ2_S);
     add<L, Iq3Xxs>(table, GGML_TYPE_IQ3_XXS);
     add<L, Iq3S>(table, GGML_TYPE_IQ3_S);
+    add_compensated<L>(table);
+    table.factorize = factorize<L>;
     table.all_finite = all_finite;
     table.from_f16 = convert_f16;
     table.from_bf16 = convert_bf16;
