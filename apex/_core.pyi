@@ -219,6 +219,20 @@ class Comparison:
     @property
     def worst_row(self) -> int: ...
 
+class Objective:
+    def __init__(
+        self,
+        columns: int,
+        sums: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
+        rows: float,
+        pooled: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
+        pooled_rows: float,
+        prior_rows: float,
+        damping: float,
+    ) -> None: ...
+    @property
+    def columns(self) -> int: ...
+
 class TensorDecision:
     """
     What llama.cpp decides about one tensor.
@@ -880,6 +894,18 @@ def quantize(
     infinite or too large for the type.
     """
 
+def quantize_compensated(
+    src: _Buffer,
+    type: str,
+    importance: _Buffer | None,
+    objective: Objective,
+    *,
+    src_type: str | None = None,
+    shape: collections.abc.Sequence[int] | None = None,
+    sweeps: int = 2,
+    how: int = 0,
+    threads: int = 0,
+) -> tuple[numpy.typing.NDArray[numpy.uint8], numpy.typing.NDArray[numpy.float64]]: ...
 def tensor_types() -> list[TensorType]:
     """
     Every tensor type of this ggml, in the order of its numbers.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +21,7 @@ def round_rows(
     rounding: str,
     out: npt.NDArray[np.uint8],
     threads: int,
-    objective: Callable[[int], Any] | None = None,
+    objective: Callable[[int], _core.Objective] | None = None,
 ) -> None:
     """Quantize the rows of a tensor, or some of them.
 
@@ -31,6 +30,24 @@ def round_rows(
     threads: 0 for all. objective: for compensated rounding, what gives that of one of the experts,
     by its number in the shape. Raises _core.BadDataError.
     """
+    if rounding == "compensated" and importance is not None and objective is not None:
+        given, made = rows.reshape(shape[0], -1), out.reshape(shape[0], -1)
+        for expert in range(shape[0]):
+            try:
+                result, _ = _core.quantize_compensated(
+                    given[expert],
+                    type_name,
+                    importance[expert],
+                    objective(expert),
+                    src_type=source_type,
+                    shape=shape[1:],
+                    threads=threads,
+                )
+            except _core.BadDataError as error:
+                vars(error)["row"] = error.row + expert * shape[1]
+                raise
+            made[expert] = result.reshape(-1)
+        return
     _core.quantize(
         rows, type_name, importance, src_type=source_type, shape=shape, out=out, threads=threads
     )
@@ -38,6 +55,3 @@ def round_rows(
         _core.unshrink(
             rows, type_name, importance, out, src_type=source_type, shape=shape, threads=threads
         )
-    if rounding == "compensated" and objective is not None:
-        for expert in range(shape[0]):
-            objective(expert)

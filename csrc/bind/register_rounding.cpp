@@ -2,6 +2,7 @@
 #include <pybind11/stl.h>
 
 #include <memory>
+#include <utility>
 
 #include "arguments.h"
 #include "register.h"
@@ -46,11 +47,10 @@ std::unique_ptr<Objective> make_objective(int64_t columns, const Floats & sums, 
     return std::make_unique<Objective>(own, all, columns, rounding::Shrinkage{prior_rows, damping});
 }
 
-py::tuple compensate(const py::buffer & src, const std::string & type,
-                     const std::optional<py::buffer> & importance, const Objective & objective,
-                     const std::optional<std::string> & src_type,
-                     const std::optional<std::vector<py::ssize_t>> & shape, int sweeps, int how,
-                     int threads) {
+std::pair<py::array_t<uint8_t>, py::array_t<double>> compensate(
+    const py::buffer & src, const std::string & type, const std::optional<py::buffer> & importance,
+    const Objective & objective, const std::optional<std::string> & src_type,
+    const std::optional<std::vector<py::ssize_t>> & shape, int sweeps, int how, int threads) {
     const Weights weights = to_weights(src, src_type, shape);
     const ggml_type target_type = to_type(type);
     const Importance row_importance(importance, weights.shape);
@@ -67,7 +67,7 @@ py::tuple compensate(const py::buffer & src, const std::string & type,
                                        row_importance.data(), objective, target, sweeps, how,
                                        objectives, threads);
     }
-    return py::make_tuple(result, reached);
+    return {result, reached};
 }
 
 }  // namespace
