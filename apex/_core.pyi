@@ -885,6 +885,30 @@ def tensor_types() -> list[TensorType]:
     Every tensor type of this ggml, in the order of its numbers.
     """
 
+def unshrink(
+    src: _Buffer,
+    type: str,
+    importance: _Buffer,
+    out: _Buffer,
+    *,
+    src_type: str | None = None,
+    shape: collections.abc.Sequence[int] | None = None,
+    threads: int = 0,
+) -> None:
+    """
+    Multiplies the scales of quantized rows, in place, so that their outputs keep their size.
+
+    A row's factor is the sum of h w w over that of h w v: w the weights, v those that its levels stand
+    for, h their importance; 1 where that is not between 1/2 and 2. Levels stay. The sums are in double
+    precision, in the order of the columns; the number of threads changes nothing.
+
+    src, type, importance, src_type, shape, threads: as for quantize().
+    out: what quantize() made of them.
+
+    Raises ValueError for arguments that do not fit together and for types without scales in binary16,
+    BadDataError for weights that are NaN or infinite.
+    """
+
 __version__: str
 ggml_version: str
 llama_version: str

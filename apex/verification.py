@@ -14,7 +14,7 @@ import numpy.typing as npt
 from apex import _core
 from apex.errors import ImatrixError, ModelFileError, UsageError
 from apex.files import ImportanceMatrix, load_imatrix
-from apex.planning import ImportanceReference, find_importance
+from apex.planning import REFERENCE, ROUNDING_KEY, ImportanceReference, find_importance
 from apex.policy import Layout, Role, role_of
 from apex.sources import Source, Tensor, open_model
 from apex.types import TYPES
@@ -95,10 +95,13 @@ class VerifyReport:
     Attributes:
         tensors: every tensor that was compared, in the order of the quantized file.
         notes: what was left out, one sentence each.
+        rounding: how weights became levels, as the quantized file says; "reference" where it says
+            nothing.
     """
 
     tensors: tuple[TensorError, ...]
     notes: tuple[str, ...]
+    rounding: str = REFERENCE
 
     @property
     def bad_values(self) -> int:
@@ -117,6 +120,7 @@ class VerifyReport:
         """The report as data for JSON."""
         return {
             "bad_values": self.bad_values,
+            "rounding": self.rounding,
             "notes": list(self.notes),
             "roles": [
                 {
@@ -190,7 +194,8 @@ def verify(
         done += b.bytes
         if progress is not None:
             progress(done, total)
-    return VerifyReport(tuple(results), tuple(notes))
+    rounding = str(ours.metadata.get(ROUNDING_KEY, REFERENCE))
+    return VerifyReport(tuple(results), tuple(notes), rounding)
 
 
 def _pairs(ours: Source, theirs: Source) -> list[tuple[Tensor, Tensor]]:

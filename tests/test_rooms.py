@@ -53,6 +53,7 @@ CPP = {
     "isa": ({"isa", "formats", "lane"}, {"ggml.h"}),
     "dispatch": ({"dispatch", "isa"}, set()),
     "engine": ({"engine", "guard", "dispatch"}, {"ggml.h"}),
+    "rounding": ({"rounding", "engine", "guard"}, {"ggml.h"}),
     "cuda": ({"cuda", "formats", "searches", "tables", "lane", "engine"}, {"ggml.h"}),
     "no_cuda": ({"cuda"}, set()),
     "statistics": ({"statistics", "cuda", "dispatch", "engine"}, set()),
@@ -69,7 +70,7 @@ CPP = {
     "bind": (
         {
             *("bind", "cuda", "dispatch", "engine", "evaluate", "gguf", "guard"),
-            *("llama", "statistics", "variants"),
+            *("llama", "rounding", "statistics", "variants"),
         },
         {"ggml.h", "pybind11"},
     ),

@@ -130,6 +130,25 @@ class TypesArguments:
             rich_help_panel=TIER,
         ),
     ] = None
+    rounding: Annotated[
+        str,
+        typer.Option(
+            metavar="reference|unshrunk|compensated",
+            help="How weights become levels. reference: with llama.cpp's bytes; unshrunk: with "
+            "scales by which outputs keep their size, for the types that gain from it; "
+            "compensated: so that errors of columns whose inputs move together cancel.",
+            rich_help_panel=TIER,
+        ),
+    ] = "reference"
+    second_moments: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Second moments for compensated rounding; apex imatrix --second-moments "
+            "collects them.",
+            rich_help_panel=TIER,
+        ),
+    ] = None
     edge_layers: Annotated[
         int | None,
         typer.Option(
@@ -222,6 +241,8 @@ class TypesArguments:
             "tier": tier,
             "file_type": file_type,
             "imatrix": self.imatrix,
+            "rounding": self.rounding,
+            "second_moments": self.second_moments,
             "edge_layers": self.edge_layers,
             "near_layers": self.near_layers,
             "tensor_types": self.tensor_type or (),

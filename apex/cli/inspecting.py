@@ -149,6 +149,8 @@ def _sums(tensors: Any) -> tuple[str, ...]:
 
 
 def _facts(model: ModelFile, layout: Layout | None) -> str:
+    from apex.planning import ROUNDING_KEY
+
     kind = model.metadata.get("general.type", "")
     name = model.architecture or (kind if isinstance(kind, str) and kind else "no architecture")
     facts = [f"{name} projector" if model.is_projector else name]
@@ -158,6 +160,8 @@ def _facts(model: ModelFile, layout: Layout | None) -> str:
             facts.append(f"{layout.mtp_layers} MTP")
         if layout.expert_count:
             facts.append(f"{layout.expert_count} experts")
+    if ROUNDING_KEY in model.metadata:
+        facts.append(str(model.metadata[ROUNDING_KEY]))
     if len(model.files) > 1:
         facts.append(f"{len(model.files)} shards")
     return ", ".join(facts)

@@ -177,6 +177,7 @@ class Settling:
                 self._run,
                 chunks=chunks,
                 resident=given.resident,
+                rounding=fitter.options.get("rounding", "reference"),
                 progress=lambda done, count: stage("running the model", done, count, ""),
             )
 

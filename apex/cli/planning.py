@@ -24,7 +24,15 @@ if TYPE_CHECKING:
     from apex import ModelFile, Plan, Recipe
     from apex.planning import PlannedTensor, PlanOptions
 
-__all__ = ["export_types", "plan", "print_plan", "print_roles", "print_tensors", "tiers"]
+__all__ = [
+    "export_types",
+    "plan",
+    "print_plan",
+    "print_roles",
+    "print_tensors",
+    "rounding_words",
+    "tiers",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,10 +126,15 @@ def print_plan(plan: Plan, printer: Printer) -> None:
     """The plan's tables on stdout and its notes on stderr."""
     what = plan.tier if plan.tier else plan.file_type
     base = f", base {plan.file_type}" if plan.tier else ""
-    print_roles(plan, f"{plan.model.path.name} as {what}{base}", printer)
+    print_roles(plan, f"{plan.model.path.name} as {what}{base}{rounding_words(plan)}", printer)
     _print_fallbacks(plan, printer)
     for text in plan.notes:
         printer.note(text)
+
+
+def rounding_words(plan: Plan) -> str:
+    """How the weights become levels, where that is not as llama.cpp does."""
+    return "" if plan.rounding == "reference" else f", {plan.rounding}"
 
 
 def print_roles(plan: Plan, title: str, printer: Printer) -> None:

@@ -195,12 +195,17 @@ def _plans(
 def with_matrix(
     options: PlanOptions, matrix: ImportanceMatrix | None, *, joint: bool
 ) -> PlanOptions:
-    """The options with the importance matrix; beside an i- tier, the plain tier goes without."""
+    """The options with the importance matrix; among several files, a plain tier goes without.
+
+    It is then rounded as llama.cpp does.
+    """
     from apex.policy import is_tier, load_recipe
 
     tier = options.get("tier")
     is_plain = tier is not None and is_tier(tier) and load_recipe(tier).importance == "none"
-    return {**options, "imatrix": None if joint and is_plain else matrix}
+    if joint and is_plain:
+        return {**options, "imatrix": None, "rounding": "reference", "second_moments": None}
+    return {**options, "imatrix": matrix}
 
 
 def leave_out_done(outputs: dict[Path, Plan]) -> tuple[dict[Path, Plan], list[Path]]:

@@ -109,6 +109,8 @@ def print_report(report: VerifyReport, printer: Printer, *, tensors: bool) -> No
         cells = _errors(role, has_importance)
         table.add(role.role.value, role.tensors, *cells, role.worst_tensor)
     printer.table(table)
+    if report.rounding != "reference":
+        printer.line(f"rounding: {report.rounding}")
     for text in report.notes:
         printer.note(text)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from apex.cli import output
 from apex.cli.output import Printer, Table
-from apex.cli.planning import print_roles
+from apex.cli.planning import print_roles, rounding_words
 
 if TYPE_CHECKING:
     from apex import QuantizeResult, VerifyReport
@@ -18,7 +18,8 @@ __all__ = ["print_result", "print_several", "result_to_dict"]
 def print_result(result: QuantizeResult, printer: Printer) -> None:
     """What was written, and where the time went."""
     plan = result.plan
-    print_roles(plan, f"{plan.model.path.name} as {plan.tier or plan.file_type}", printer)
+    title = f"{plan.model.path.name} as {plan.tier or plan.file_type}{rounding_words(plan)}"
+    print_roles(plan, title, printer)
     for path in result.paths:
         printer.line(f"wrote {path}, {output.size(path.stat().st_size)}")
     _print_run(result, printer)
@@ -37,7 +38,7 @@ def print_several(results: Sequence[QuantizeResult], printer: Printer) -> None:
         shards = f" and {len(result.paths) - 1} more" if len(result.paths) > 1 else ""
         table.add(
             f"{result.paths[0].name}{shards}",
-            plan.tier or plan.file_type,
+            f"{plan.tier or plan.file_type}{rounding_words(plan)}",
             output.size(result.bytes),
             f"{plan.bits_per_weight:.2f}",
             len(plan.fallbacks),

@@ -16,7 +16,7 @@ from apex.calibration import Text
 from apex.errors import UsageError
 from apex.files import ImportanceMatrix
 from apex.inference import Divergences, ResidentModel, RunOptions
-from apex.planning import Plan
+from apex.planning import REFERENCE, Plan
 from apex.sensitivity import Sensitivity
 from apex.sensitivity.chunks import Chunks, select_chunks
 from apex.sensitivity.errors import candidates_of
@@ -66,15 +66,17 @@ class Judge:
         *,
         chunks: int,
         resident: Path | None = None,
+        rounding: str = REFERENCE,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
         """Load the model, and run it over chunks of the texts that were not measured over.
 
         Where all were, over those.
 
-        texts: as for ``measure``; without any, the built-in set. progress: called with how many of
-        the chunks were run, and how many there are. Raises ModelFileError, RunError, DataError,
-        and UsageError where the resident file is of another model or no text has a chunk.
+        texts: as for ``measure``; without any, the built-in set. rounding: as plans are asked for
+        it. progress: called with how many of the chunks were run, and how many there are. Raises
+        ModelFileError, RunError, DataError, and UsageError where the resident file is of another
+        model or no text has a chunk.
         """
         file = resident_file(model, resident)
         require_same_weights(file, model, sensitivity.model)
@@ -99,7 +101,9 @@ class Judge:
         self._divergences = Divergences(
             self._resident, tokens, lambda done: report(done, self.chunks)
         )
-        self._prober = Prober(model, matrix, self._candidates, self._resident, self._divergences)
+        self._prober = Prober(
+            model, matrix, self._candidates, self._resident, self._divergences, rounding
+        )
 
     def halves(self) -> tuple[Judge, Judge]:
         """The same resident model over the first half of the chunks, and over the second.

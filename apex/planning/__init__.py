@@ -6,14 +6,19 @@ data. ``serial`` writes a plan as JSON and reads it.
 
 from __future__ import annotations
 
-from apex.planning.data import MatrixReference, Plan, PlannedFile, PlannedTensor, RoleTotal
+from apex.planning.data import MatrixReference, Plan, PlannedFile, RoleTotal
 from apex.planning.importance import ImportanceReference, find_importance
 from apex.planning.layout import build_header
 from apex.planning.options import PlanOptions
 from apex.planning.planner import plan
+from apex.planning.rounding import rounding_for
 from apex.planning.serial import load_plan, plan_from_dict
+from apex.planning.tensor import REFERENCE, ROUNDING_KEY, ROUNDINGS, PlannedTensor
 
 __all__ = [
+    "REFERENCE",
+    "ROUNDINGS",
+    "ROUNDING_KEY",
     "ImportanceReference",
     "MatrixReference",
     "Plan",
@@ -26,4 +31,5 @@ __all__ = [
     "load_plan",
     "plan",
     "plan_from_dict",
+    "rounding_for",
 ]

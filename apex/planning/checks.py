@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 from apex import _core
 from apex.errors import ImatrixError, PlanError, UsageError
-from apex.planning.data import PlannedTensor
 from apex.planning.importance import ImportanceReference, Mismatch, find_importance
 from apex.planning.request import Request
+from apex.planning.tensor import PlannedTensor
 from apex.planning.words import count, listed
 from apex.policy import Layout, Role, choose
 from apex.sources import Tensor

@@ -10,11 +10,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from apex.planning.importance import ImportanceReference
 from apex.planning.options import MetadataValue
+from apex.planning.tensor import REFERENCE, PlannedTensor, rounding_of
 from apex.policy import Role
-from apex.sources import SourceReference, Tensor
-from apex.types import TYPES, row_bytes, tensor_bytes
+from apex.sources import SourceReference
 
 __all__ = [
     "PLAN_FORMAT",
@@ -22,7 +21,6 @@ __all__ = [
     "MatrixReference",
     "Plan",
     "PlannedFile",
-    "PlannedTensor",
     "RoleTotal",
 ]
 
@@ -32,80 +30,16 @@ PLAN_VERSION = 1
 
 @dataclass(frozen=True)
 class MatrixReference:
-    """How a plan names its importance matrix.
+    """How a plan names its importance matrix, or its second moments.
 
     Attributes:
         path: of the file.
-        digest: SHA-256 of the file; empty for a matrix that is only in memory.
+        digest: SHA-256 of the file, of second moments that of their counts; empty for a matrix that
+            is only in memory.
     """
 
     path: str
     digest: str
-
-
-@dataclass(frozen=True)
-class PlannedTensor:
-    """What becomes of one tensor.
-
-    Attributes:
-        source: the tensor in the model.
-        type: the ggml type that is written.
-        role: what the tensor does.
-        layer: its layer, or None.
-        zone: its place in the recipe's gradient, or "".
-        decided_by: "tier", "file type", "override" (a rule, or --output-tensor-type
-            and --token-embedding-type), "mapping" (a type given by name),
-            "llama.cpp" (kept by its rules) or "copy".
-        reason: one phrase for people.
-        wanted: the type that was asked for; other than ``type`` where the row length forced a
-            fallback.
-        importance: where its importance comes from, or None.
-        file: number of the output's file that holds it.
-        offset: where its data starts in that file, in bytes.
-    """
-
-    source: Tensor
-    type: str
-    role: Role
-    layer: int | None
-    zone: str
-    decided_by: str
-    reason: str
-    wanted: str
-    importance: ImportanceReference | None = None
-    file: int = 0
-    offset: int = 0
-
-    @property
-    def name(self) -> str:
-        """The tensor's name."""
-        return self.source.name
-
-    @property
-    def bytes(self) -> int:
-        """Size of its data in the output, without padding."""
-        return tensor_bytes(self.type, self.source.shape)
-
-    @property
-    def row_bytes(self) -> int:
-        """Size of one row in the output."""
-        return row_bytes(self.type, self.source.columns)
-
-    @property
-    def is_fallback(self) -> bool:
-        """Whether the row length forced another type than the one asked for."""
-        return self.wanted != self.type
-
-    @property
-    def fallback_bytes(self) -> int:
-        """Bytes that the fallback costs over the type asked for, as if its blocks fitted."""
-        facts = TYPES[self.wanted]
-        return self.bytes - self.source.weights * facts.block_bytes // facts.block_weights
-
-    @property
-    def is_copied(self) -> bool:
-        """Whether the data is written as it is."""
-        return self.type == self.source.type
 
 
 @dataclass(frozen=True)
@@ -162,6 +96,7 @@ class Plan:
             source, the importance matrix, a recipe, a file of rules.
         is_verbatim: the input is copied byte for byte (a projector).
         is_sizes_only: the importance was not checked; such a plan cannot be carried out.
+        second_moments: the second-moment file that rows are rounded with, or None.
     """
 
     model: SourceReference
@@ -174,6 +109,7 @@ class Plan:
     inputs: tuple[str, ...] = ()
     is_verbatim: bool = False
     is_sizes_only: bool = False
+    second_moments: MatrixReference | None = None
 
     @property
     def weights(self) -> int:
@@ -196,6 +132,11 @@ class Plan:
         return 8 * self.tensor_bytes / self.weights
 
     @property
+    def rounding(self) -> str:
+        """How the weights become levels; of several ways, the last of ``ROUNDINGS``."""
+        return rounding_of(self.tensors)
+
+    @property
     def fallbacks(self) -> tuple[PlannedTensor, ...]:
         """The tensors that get another type than asked for."""
         return tuple(tensor for tensor in self.tensors if tensor.is_fallback)
@@ -207,6 +148,15 @@ class Plan:
             tensor.name: tensor.importance.unreached
             for tensor in self.tensors
             if tensor.importance is not None and tensor.importance.unreached
+        }
+
+    @property
+    def few_rows_experts(self) -> dict[str, tuple[int, ...]]:
+        """By tensor name, the experts of which the second moments have few rows."""
+        return {
+            tensor.name: tensor.moments.few
+            for tensor in self.tensors
+            if tensor.moments is not None and tensor.moments.few
         }
 
     def by_role(self) -> tuple[RoleTotal, ...]:
@@ -230,7 +180,7 @@ class Plan:
         Plans with the same fingerprint write the same files, wherever they are carried out by the
         same version of apex.
         """
-        decisive = [
+        decisive: list[object] = [
             self.model.digest,
             self.imatrix.digest if self.imatrix else "",
             self.is_verbatim,
@@ -246,6 +196,9 @@ class Plan:
                 for tensor in self.tensors
             ],
         ]
+        if self.rounding != REFERENCE:
+            moments = self.second_moments.digest if self.second_moments else ""
+            decisive += [moments, [tensor.rounding for tensor in self.tensors]]
         return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()
 
     def tensor_type_file(self) -> str:
@@ -274,6 +227,8 @@ class Plan:
             "file_type": self.file_type,
             "imatrix": None if self.imatrix is None else self.imatrix.path,
             "imatrix_digest": None if self.imatrix is None else self.imatrix.digest,
+            "rounding": self.rounding,
+            "second_moments": None if self.second_moments is None else vars(self.second_moments),
             "weights": self.weights,
             "source_bytes": self.model.bytes,
             "tensor_bytes": self.tensor_bytes,
@@ -308,30 +263,11 @@ class Plan:
             "unreached_experts": {
                 name: list(experts) for name, experts in self.unreached_experts.items()
             },
-            "tensors": [_tensor_to_dict(tensor) for tensor in self.tensors],
+            "few_rows_experts": {
+                name: list(experts) for name, experts in self.few_rows_experts.items()
+            },
+            "tensors": [tensor.to_dict() for tensor in self.tensors],
         }
-
-
-def _tensor_to_dict(tensor: PlannedTensor) -> dict[str, Any]:
-    return {
-        "name": tensor.name,
-        "shape": list(tensor.source.shape),
-        "source_type": tensor.source.type,
-        "shard": tensor.source.shard,
-        "type": tensor.type,
-        "wanted": tensor.wanted,
-        "role": tensor.role.value,
-        "layer": tensor.layer,
-        "zone": tensor.zone,
-        "decided_by": tensor.decided_by,
-        "reason": tensor.reason,
-        "source_bytes": tensor.source.bytes,
-        "bytes": tensor.bytes,
-        "file": tensor.file,
-        "offset": tensor.offset,
-        "importance": None if tensor.importance is None else tensor.importance.entry,
-        "unreached": [] if tensor.importance is None else list(tensor.importance.unreached),
-    }
 
 
 def _by_weight(tensors: Iterable[PlannedTensor]) -> tuple[str, ...]:

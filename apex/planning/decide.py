@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from apex import _core
 from apex.errors import ModelFileError, UsageError
-from apex.planning.data import PlannedTensor
 from apex.planning.importance import ImportanceReference
 from apex.planning.options import COPY
 from apex.planning.request import Request
+from apex.planning.tensor import PlannedTensor
 from apex.planning.wishes import Wish
 from apex.sources import Source, Tensor
 

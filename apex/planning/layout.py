@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 from apex import _core
 from apex.errors import PlanError, UsageError
-from apex.planning.data import Plan, PlannedFile, PlannedTensor
+from apex.planning.data import Plan, PlannedFile
 from apex.planning.options import MetadataValue
 from apex.planning.request import Request
+from apex.planning.tensor import REFERENCE, ROUNDING_KEY, PlannedTensor, rounding_of
 from apex.sources import Source
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def lay_out(
         keys: list[Key] = []
         if index == 0:
             keys += _model_keys(file_type, request.imatrix, request)
+            keys += _rounding_keys(tensors, request)
         if len(parts) > 1:
             keys += _split_keys(index, len(parts), len(tensors))
         header = _header(source, index, keys, part)
@@ -141,6 +143,15 @@ def _model_keys(
         keys.append(("quantize.imatrix.entries_count", "u32", len(imatrix.entries)))
         if imatrix.chunk_count > 0:
             keys.append(("quantize.imatrix.chunks_count", "u32", imatrix.chunk_count))
+    return keys
+
+
+def _rounding_keys(tensors: Sequence[PlannedTensor], request: Request) -> list[Key]:
+    """The name of the rounding, where it is not llama.cpp's; of several, the last one."""
+    rounding = rounding_of(tensors)
+    keys: list[Key] = [] if rounding == REFERENCE else [(ROUNDING_KEY, "str", rounding)]
+    if rounding == "compensated" and request.second_moments is not None:
+        keys.append(("quantize.second_moments.file", "str", _shorten(request.second_moments.path)))
     return keys
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypedDict, Union
 from apex.policy import is_tier
 
 if TYPE_CHECKING:
-    from apex.files import ImportanceMatrix
+    from apex.files import ImportanceMatrix, SecondMoments
 
 __all__ = ["COPY", "MetadataValue", "PlanOptions", "files_read"]
 
@@ -27,6 +27,10 @@ class PlanOptions(TypedDict, total=False):
         tier: a tier's name, as in "i-quality", or the path of a recipe.
         file_type: a llama.cpp file type, as in "Q4_K_M", or "COPY", instead of a tier.
         imatrix: an importance matrix, or its path, in GGUF form or .dat.
+        rounding: how weights become levels: "reference", llama.cpp's bytes, unless it is given;
+            "unshrunk", its levels, but scales by which outputs keep their size; "compensated", so
+            that errors of columns whose inputs move together cancel.
+        second_moments: for compensated rounding, a second-moment file, or its path.
         edge_layers, near_layers: other widths of the recipe's gradient, in layers.
         tensor_types: rules "regex=type", as llama-quantize reads them; the first match wins, and
             wins over the tier.
@@ -49,6 +53,8 @@ class PlanOptions(TypedDict, total=False):
     tier: str | os.PathLike[str] | None
     file_type: str | None
     imatrix: str | os.PathLike[str] | ImportanceMatrix | None
+    rounding: str
+    second_moments: str | os.PathLike[str] | SecondMoments | None
     edge_layers: int | None
     near_layers: int | None
     tensor_types: Sequence[str]
@@ -69,10 +75,13 @@ class PlanOptions(TypedDict, total=False):
 
 
 def files_read(options: PlanOptions) -> tuple[Path, ...]:
-    """The files that options name: a recipe, an importance matrix, rules for types."""
+    """The files that options name: a recipe, an importance matrix, second moments, rules."""
     tier, matrix = options.get("tier"), options.get("imatrix")
+    moments = options.get("second_moments")
     recipe = None if tier is None or is_tier(tier) else tier
     if matrix is not None and not isinstance(matrix, (str, os.PathLike)):
         matrix = matrix.path
-    named = (recipe, matrix, options.get("tensor_type_file"))
+    if moments is not None and not isinstance(moments, (str, os.PathLike)):
+        moments = moments.path
+    named = (recipe, matrix, moments, options.get("tensor_type_file"))
     return tuple(Path(path) for path in named if path is not None)

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 from apex import _core
 from apex.planning import checks
-from apex.planning.data import MatrixReference, Plan, PlannedFile, PlannedTensor
+from apex.planning.data import MatrixReference, Plan, PlannedFile
 from apex.planning.decide import decide, planned
 from apex.planning.layout import lay_out
 from apex.planning.options import COPY, PlanOptions, files_read
 from apex.planning.request import Request, read_options
+from apex.planning.rounding import with_rounding
+from apex.planning.tensor import PlannedTensor
 from apex.planning.wishes import wishes_of
 from apex.policy import Layout, Role
 from apex.sources import Source, Tensor, is_projector, open_model
@@ -58,9 +60,11 @@ def _plan(source: Source, request: Request) -> Plan:
         planned(tensor, wish, decision, importance.get(tensor.name), request.file_type)
         for tensor, wish, decision in zip(tensors, wishes, decisions, strict=True)
     ]
+    decided, rounding_notes = with_rounding(decided, request)
     notes += [
         *([note] if note else []),
         *importance_notes,
+        *rounding_notes,
         *checks.note_fallbacks(decided, request),
         *checks.note_unreached(decided),
         *checks.note_middle(decided, request, layout),
@@ -76,7 +80,13 @@ def _plan(source: Source, request: Request) -> Plan:
         tuple(notes),
         (*source.reference.files, *map(str, files_read(request.options))),
         is_sizes_only=request.options.get("sizes_only", False),
+        second_moments=_moments_reference(request),
     )
+
+
+def _moments_reference(request: Request) -> MatrixReference | None:
+    moments = request.second_moments
+    return None if moments is None else MatrixReference(moments.path, moments.digest)
 
 
 def _note_matrix(request: Request) -> list[str]:

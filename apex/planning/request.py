@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, cast
 
 from apex.errors import ImatrixError, UsageError
 from apex.planning.options import COPY, MetadataValue, PlanOptions
+from apex.planning.tensor import REFERENCE, ROUNDINGS
 from apex.planning.words import closest
 from apex.policy import (
     Recipe,
@@ -21,7 +22,7 @@ from apex.policy import (
 from apex.types import FILE_TYPES, TYPES
 
 if TYPE_CHECKING:
-    from apex.files import ImportanceMatrix
+    from apex.files import ImportanceMatrix, SecondMoments
 
 __all__ = ["Request", "read_options"]
 
@@ -39,6 +40,8 @@ class Request:
         rules: the user's rules, those of the command line first.
         types: types by tensor name.
         imatrix: the importance matrix, or None.
+        rounding: how weights become levels, one of ``ROUNDINGS``.
+        second_moments: what compensated rounding stands on, or None.
         options: the options as they were given.
     """
 
@@ -49,6 +52,8 @@ class Request:
     output_tensor_type: str | None
     token_embedding_type: str | None
     imatrix: ImportanceMatrix | None
+    rounding: str
+    second_moments: SecondMoments | None
     options: PlanOptions
 
     @property
@@ -80,6 +85,7 @@ class Request:
 def read_options(options: PlanOptions) -> Request:
     """Read the options. Raises UsageError, ImatrixError."""
     recipe, file_type = _recipe_and_file_type(options)
+    rounding = _rounding(options)
     request = Request(
         recipe,
         file_type,
@@ -88,6 +94,8 @@ def read_options(options: PlanOptions) -> Request:
         _tensor_type(options.get("output_tensor_type"), "--output-tensor-type"),
         _tensor_type(options.get("token_embedding_type"), "--token-embedding-type"),
         _imatrix(options, recipe),
+        rounding,
+        _second_moments(options),
         options,
     )
     if (request.rules or request.types) and not request.quantizes:
@@ -164,7 +172,41 @@ def _imatrix(options: PlanOptions, recipe: Recipe | None) -> ImportanceMatrix | 
             f"The tier {recipe.name} needs an importance matrix.",
             f"give one with --imatrix FILE, or have it made with --imatrix auto{plain}",
         )
+    rounding = options.get("rounding", REFERENCE)
+    if rounding != REFERENCE and not options.get("sizes_only"):
+        raise ImatrixError(
+            f"The rounding {rounding} needs an importance matrix.",
+            "give one with --imatrix FILE, or have it made with --imatrix auto",
+        )
     return None
+
+
+def _rounding(options: PlanOptions) -> str:
+    name = options.get("rounding", REFERENCE)
+    if name not in ROUNDINGS:
+        raise UsageError(f"There is no rounding {name}.", closest(name, ROUNDINGS))
+    has_moments = options.get("second_moments") is not None
+    if name == "compensated" and not has_moments:
+        raise UsageError(
+            "The rounding compensated needs second moments.",
+            "give them with --second-moments FILE; apex imatrix MODEL --second-moments FILE "
+            "collects them",
+        )
+    if name != "compensated" and has_moments:
+        raise UsageError(
+            f"Second moments do nothing where the rounding is {name}.",
+            "add --rounding compensated, or leave out --second-moments",
+        )
+    return name
+
+
+def _second_moments(options: PlanOptions) -> SecondMoments | None:
+    given = options.get("second_moments")
+    if isinstance(given, (str, os.PathLike)):
+        from apex.files import load_second_moments
+
+        return load_second_moments(given)
+    return given
 
 
 def _known_type(name: str, where: str) -> str:

@@ -15,9 +15,9 @@ from apex.planning.data import (
     MatrixReference,
     Plan,
     PlannedFile,
-    PlannedTensor,
 )
 from apex.planning.importance import ImportanceReference
+from apex.planning.tensor import REFERENCE, ROUNDINGS, MomentsReference, PlannedTensor
 from apex.policy import Role
 from apex.sources import SourceReference, Tensor
 from apex.types import TYPES, fits
@@ -60,7 +60,7 @@ def load_plan(path: str | os.PathLike[str]) -> Plan:
 
 
 def _read(data: Mapping[str, Any]) -> Plan:
-    imatrix = data["imatrix"]
+    imatrix, moments = data["imatrix"], data.get("second_moments")
     return Plan(
         SourceReference.from_dict(data["source"]),
         data["tier"],
@@ -72,6 +72,7 @@ def _read(data: Mapping[str, Any]) -> Plan:
         tuple(map(str, data["inputs"])),
         bool(data["is_verbatim"]),
         bool(data["is_sizes_only"]),
+        None if moments is None else MatrixReference(str(moments["path"]), str(moments["digest"])),
     )
 
 
@@ -108,7 +109,23 @@ def _tensor(data: Mapping[str, Any]) -> PlannedTensor:
         importance,
         int(data["file"]),
         int(data["offset"]),
+        _rounding(data),
+        _moments(data),
     )
+
+
+def _rounding(data: Mapping[str, Any]) -> str:
+    name = str(data.get("rounding", REFERENCE))  # which older plans do not have
+    if name not in ROUNDINGS:
+        raise ValueError(f"there is no rounding {name}")
+    return name
+
+
+def _moments(data: Mapping[str, Any]) -> MomentsReference | None:
+    entry = data.get("moments")
+    if entry is None:
+        return None
+    return MomentsReference(str(entry), tuple(map(int, data["few_rows"])))
 
 
 def _check_places(plan: Plan) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from apex.quantizing.outputs import check_plan_outputs, is_done, output_name, output_paths
 from apex.quantizing.result import DeviceUse, Progress, QuantizeResult, Timings
+from apex.quantizing.rounding import round_rows
 from apex.quantizing.run import measure_errors, measure_errors_of, quantize, quantize_all
 from apex.quantizing.settings import DEFAULT_MAX_MEMORY, RunSettings
 from apex.quantizing.sinks import MeasuredError, Sink
@@ -34,5 +35,6 @@ __all__ = [
     "quantize",
     "quantize_all",
     "register_workers",
+    "round_rows",
     "unregister_workers",
 ]

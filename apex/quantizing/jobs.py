@@ -14,11 +14,11 @@ __all__ = ["Job", "Target", "Work", "job_row_bytes", "split", "work_of"]
 
 @dataclass(frozen=True)
 class Target:
-    """One type and importance that a tensor's rows become, and every output that wants it.
+    """One type, importance and rounding of a tensor's rows, and every output that wants it.
 
     Attributes:
-        tensor: the planned tensor of the first of these outputs; for the others, type and
-            importance are the same.
+        tensor: the planned tensor of the first of these outputs; for the others, type, importance
+            and rounding are the same.
         plan: the number of that output's plan.
         outputs: (number of the plan, its planned tensor), each of which gets the bytes.
     """
@@ -31,6 +31,11 @@ class Target:
     def type(self) -> str:
         """The ggml type."""
         return self.tensor.type
+
+    @property
+    def rounding(self) -> str:
+        """How its weights become levels."""
+        return self.tensor.rounding
 
     @property
     def has_importance(self) -> bool:
@@ -97,7 +102,7 @@ class Job:
 def work_of(plans: Sequence[Plan]) -> list[Work]:
     """The tensors of plans of one source, in the order of the first plan's output.
 
-    Where several plans want the same type and importance of a tensor, that is one target.
+    Where several plans want the same type, importance and rounding of a tensor, that is one target.
     """
     by_name = [{tensor.name: tensor for tensor in plan.tensors} for plan in plans]
     result = []
@@ -117,7 +122,7 @@ def _key(plan: Plan, tensor: PlannedTensor) -> object:
     """Equal where the bytes will be."""
     if tensor.importance is None or plan.imatrix is None or tensor.type in IGNORE_IMPORTANCE:
         return tensor.type
-    return tensor.type, tensor.importance, plan.imatrix
+    return tensor.type, tensor.importance, plan.imatrix, tensor.rounding, plan.second_moments
 
 
 def job_row_bytes(work: Work) -> int:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from apex.cpu import cpu_info
 from apex.errors import ImatrixError, UsageError
-from apex.files import ImportanceMatrix, load_imatrix
+from apex.files import ImportanceMatrix, SecondMoments, load_imatrix, load_second_moments
 from apex.planning import Plan, PlanOptions, build_header, plan
 from apex.quantizing.copying import copy_files
 from apex.quantizing.jobs import work_of
@@ -20,7 +20,7 @@ from apex.quantizing.result import Progress, QuantizeResult, Timings
 from apex.quantizing.settings import DEFAULT_MAX_MEMORY, RunSettings
 from apex.quantizing.setup import Setup, set_up
 from apex.quantizing.sinks import ErrorSink, FileSink, MeasuredError, Sink
-from apex.quantizing.workers import Gpu, Importances
+from apex.quantizing.workers import Gpu, Importances, Objectives
 from apex.sources import Source, check_same, open_model, open_source
 
 if TYPE_CHECKING:
@@ -117,7 +117,8 @@ def measure_errors_of(
     timings = Timings()
     importances = Importances(_matrices(plans, []))
     sinks = [ErrorSink(importances, number) for number in range(len(plans))]
-    setup = set_up(source, plans, work_of(plans), settings, timings, importances)
+    objectives = Objectives(_second_moments(plans), settings.threads)
+    setup = set_up(source, plans, work_of(plans), settings, timings, importances, objectives)
     setup.stream.run(sinks, progress)
     return tuple(sink.errors for sink in sinks)
 
@@ -165,8 +166,9 @@ def _stream(
         for planned, names in outputs
     ]
     importances = Importances(_matrices(plans, matrices))
+    objectives = Objectives(_second_moments(plans), settings.threads)
     with timings.measure("preparing"):
-        setup = set_up(source, plans, work_of(plans), settings, timings, importances)
+        setup = set_up(source, plans, work_of(plans), settings, timings, importances, objectives)
     _write(setup, sinks, timings, progress)
     return setup
 
@@ -220,6 +222,26 @@ def _matrices(
                     "make the plan again",
                 )
         result[number] = found[key]
+    return result
+
+
+def _second_moments(plans: Sequence[Plan]) -> dict[int, SecondMoments]:
+    """The second moments by the numbers of the plans, each file opened once."""
+    found: dict[str, SecondMoments] = {}
+    result = {}
+    for number, planned in enumerate(plans):
+        reference = planned.second_moments
+        if reference is None:
+            continue
+        if reference.path not in found:
+            found[reference.path] = load_second_moments(reference.path)
+        if found[reference.path].digest != reference.digest:
+            raise ImatrixError(
+                f"{reference.path} is not the second-moment file of the plan, or has changed "
+                "since.",
+                "make the plan again",
+            )
+        result[number] = found[reference.path]
     return result
 
 

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from apex import _core
 from apex.errors import DeviceError, UsageError
 from apex.gpu import choose_gpus
-from apex.planning import Plan
+from apex.planning import REFERENCE, Plan
 from apex.quantizing.jobs import Job, Work, split
 from apex.quantizing.result import Timings
 from apex.quantizing.settings import RunSettings
 from apex.quantizing.slabs import CPU_SLABS, slab_bytes
 from apex.quantizing.stream import Stream
-from apex.quantizing.workers import Gpu, Importances, Processor, Worker, registered_workers
+from apex.quantizing.workers import (
+    Gpu,
+    Importances,
+    Objectives,
+    Processor,
+    Worker,
+    registered_workers,
+)
 from apex.quantizing.workers.gpu import (
     DEVICE_SLOTS,
     Limits,
@@ -76,10 +83,11 @@ def set_up(
     settings: RunSettings,
     timings: Timings,
     importances: Importances,
+    objectives: Objectives,
 ) -> Setup:
     """Take workers and memory. Raises UsageError, and DeviceError where a GPU is required."""
     threads = settings.threads or _core.available_threads()
-    processor = Processor(threads, timings, importances)
+    processor = Processor(threads, timings, importances, objectives)
     run = _Run(source, plans, tensors, settings, processor)
     make = registered_workers(settings.backend)
     if make is not None:
@@ -95,7 +103,16 @@ def set_up(
             raise
         note = f"The processor quantizes instead of a GPU: {error.message}"
         return _on_processor(run, [processor], (note,))
-    return setup or _on_processor(run, [processor])
+    return replace(setup or _on_processor(run, [processor]), notes=_note_rounding(tensors))
+
+
+def _note_rounding(tensors: Sequence[Work]) -> tuple[str, ...]:
+    """That GPUs leave some tensors to the processor, and why."""
+    left = sum(any(target.rounding != REFERENCE for target in work.targets) for work in tensors)
+    if not left:
+        return ()
+    are = "1 tensor that is" if left == 1 else f"{left} tensors that are"
+    return (f"The processor quantizes {are} not rounded as llama.cpp does: GPUs cannot do that.",)
 
 
 def _on_processor(run: _Run, workers: Sequence[Worker], notes: tuple[str, ...] = ()) -> Setup:

@@ -28,6 +28,8 @@ _BASE_BYTES = 160 << 20
 _THREAD_BYTES = 1 << 20
 # Of how many tensors the importance is in memory at a time: slabs under way are of few tensors.
 KNOWN_IMPORTANCES = 2
+# Of how many experts the objectives are in memory at a time; one that comes back is made again.
+KNOWN_OBJECTIVES = 4
 
 
 @dataclass
@@ -86,7 +88,8 @@ def slab_bytes(
     header = 2 * sum(file.header_bytes for plan in plans for file in plan.files)
     columns = max(work.tensor.columns for work in tensors)
     thread_bytes = threads * max(_THREAD_BYTES, 8 * columns)
-    fixed = _BASE_BYTES + header + _importance_bytes(plans, tensors) + thread_bytes
+    known = _importance_bytes(plans, tensors) + _objective_bytes(tensors)
+    fixed = _BASE_BYTES + header + known + thread_bytes
     row = max(map(job_row_bytes, tensors))
     if max_memory < fixed + slabs * row:
         needed = (fixed + slabs * row + (1 << 20) - 1) >> 20
@@ -112,6 +115,23 @@ def _importance_bytes(plans: Sequence[Plan], tensors: Sequence[Work]) -> int:
         default=0,
     )
     return KNOWN_IMPORTANCES * matrices * largest
+
+
+def _objective_bytes(tensors: Sequence[Work], threads: int) -> int:
+    """Two float32 matrices for each expert of the longest rows, and as much to make one.
+
+    A thread compensates 64 rows at a time and has 1 KiB for each of their columns beside.
+    """
+    columns = max(
+        (
+            work.tensor.columns
+            for work in tensors
+            for target in work.targets
+            if target.rounding == "compensated"
+        ),
+        default=0,
+    )
+    return (KNOWN_OBJECTIVES + 1) * 2 * 4 * columns**2 + threads * columns * (1024 + 4 * 64)
 
 
 def slab_room(jobs: Sequence[Job]) -> tuple[int, int]:

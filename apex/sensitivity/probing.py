@@ -14,6 +14,8 @@ from apex import _core
 from apex.errors import UsageError
 from apex.files import ImportanceMatrix
 from apex.inference import Divergences, ResidentModel
+from apex.planning import REFERENCE, rounding_for
+from apex.quantizing import round_rows
 from apex.sensitivity.data import Group, Probe
 from apex.sensitivity.errors import CANDIDATES, Candidate
 from apex.sensitivity.serial import rounded
@@ -107,16 +109,19 @@ class Prober:
         candidates: Mapping[str, Candidate],
         resident: ResidentModel,
         divergences: Divergences,
+        rounding: str = REFERENCE,
     ) -> None:
         """source: the model whose weights are quantized; the resident one may be another file.
 
-        candidates: with types that the resident model has room for.
+        candidates: with types that the resident model has room for. rounding: as a plan is asked
+        for it.
         """
         self._source = source
         self._matrix = matrix
         self._candidates = candidates
         self._resident = resident
         self._divergences = divergences
+        self._rounding = rounding
         self._now: dict[str, str] = {}
 
     def probe(self, group: Group, level: str, tables: Tables, chunks: int | None = None) -> Probe:
@@ -208,12 +213,15 @@ class Prober:
         importance = None
         if candidate.importance is not None and self._matrix is not None:
             importance = candidate.importance.values(self._matrix)
-        quantized: npt.NDArray[np.uint8] = _core.quantize(
+        quantized = np.empty(tensor_bytes(type_name, candidate.tensor.shape), np.uint8)
+        round_rows(
             rows,
+            candidate.tensor.type,
+            shape,
             type_name,
             importance,
-            src_type=candidate.tensor.type,
-            shape=shape,
-            threads=self._resident.options.threads,
+            rounding_for(self._rounding, type_name, has_importance=importance is not None),
+            quantized,
+            self._resident.options.threads,
         )
-        return quantized.reshape(-1)
+        return quantized

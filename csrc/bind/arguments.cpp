@@ -28,6 +28,14 @@ void require_aligned(const void * data, size_t alignment, const char * what) {
     }
 }
 
+void require_whole_blocks(int64_t columns, const engine::TypeFacts & facts) {
+    if (columns % facts.block_weights != 0) {
+        throw py::value_error("rows of " + std::to_string(columns) +
+                              " weights are not whole blocks of " + facts.name + " (" +
+                              std::to_string(facts.block_weights) + " weights)");
+    }
+}
+
 ggml_type type_of_format(const py::buffer_info & info) {
     if (info.format == "f" || info.format == "<f") {
         return GGML_TYPE_F32;
@@ -46,6 +54,12 @@ ggml_type to_type(const std::string & name) {
     } catch (const std::invalid_argument & error) {
         throw py::value_error(error.what());
     }
+}
+
+ggml_type to_target_type(const std::string & name, const engine::Shape & shape) {
+    const ggml_type type = to_type(name);
+    require_whole_blocks(shape.columns, engine::facts_of(type));
+    return type;
 }
 
 Weights to_weights(const py::buffer & source, const std::optional<std::string> & type,
@@ -72,11 +86,7 @@ Weights to_weights(const py::buffer & source, const std::optional<std::string> &
         }
         dimensions.back() = row_bytes / facts.block_bytes * facts.block_weights;
     }
-    if (dimensions.back() % facts.block_weights != 0) {
-        throw py::value_error("rows of " + std::to_string(dimensions.back()) +
-                              " weights are not whole blocks of " + facts.name + " (" +
-                              std::to_string(facts.block_weights) + " weights)");
-    }
+    require_whole_blocks(dimensions.back(), facts);
     result.shape.columns = dimensions.back();
     result.shape.rows = dimensions.size() > 1 ? dimensions[dimensions.size() - 2] : 1;
     result.shape.experts = dimensions.size() > 2 ? dimensions[0] : 1;

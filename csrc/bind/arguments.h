@@ -47,4 +47,7 @@ py::buffer_info to_output(const py::buffer & target, size_t bytes);
 // The type of that name. Throws py::value_error.
 ggml_type to_type(const std::string & name);
 
+// The type to write, whose blocks must divide the rows. Throws py::value_error.
+ggml_type to_target_type(const std::string & name, const engine::Shape & shape);
+
 }  // namespace apex::bind

@@ -17,6 +17,7 @@ PYBIND11_MODULE(_core, module) {
     apex::bind::register_types(module);
     apex::bind::register_gguf(module);
     apex::bind::register_engine(module);
+    apex::bind::register_rounding(module);
     apex::bind::register_quantizer(module);
     apex::bind::register_statistics(module);
     apex::bind::register_cuda(module);

@@ -31,18 +31,6 @@ std::pair<py::object, void *> output(const OptionalBuffer & out, std::vector<py:
     return {array, array.mutable_data()};
 }
 
-// The type to write, whose blocks must divide the rows.
-ggml_type to_target_type(const std::string & name, const engine::Shape & shape) {
-    const ggml_type type = to_type(name);
-    const engine::TypeFacts & facts = engine::facts_of(type);
-    if (shape.columns % facts.block_weights != 0) {
-        throw py::value_error("rows of " + std::to_string(shape.columns) +
-                              " weights are not whole blocks of " + facts.name + " (" +
-                              std::to_string(facts.block_weights) + " weights)");
-    }
-    return type;
-}
-
 py::object quantize(const py::buffer & src, const std::string & type,
                     const OptionalBuffer & importance, const OptionalName & src_type,
                     const OptionalShape & shape, const OptionalBuffer & out, int threads) {

@@ -71,6 +71,51 @@ def test_every_option_of_quantize_reaches_the_plan(
     assert field(output, "quantize.imatrix.file") == str(imatrix)[:127]
 
 
+def test_unshrunk_from_plan_to_verify(apex_cli: Apex, dense_model: Path, imatrix: Path) -> None:
+    options = ("--type", "Q2_K", "--imatrix", imatrix, "--rounding", "unshrunk")
+    shown = apex_cli("plan", dense_model, *options, "--tensors")
+    assert "dense.gguf as Q2_K, unshrunk" in shown.stdout
+    assert re.search(r"blk\.0\.ffn_up\.weight .*; unshrunk$", shown.stdout, re.M)
+    assert re.search(r"^note: Of \d+ tensors to quantize, \d+ will be unshrunk", shown.stderr, re.M)
+    written = apex_cli("quantize", dense_model, "out.gguf", *options, "--verify")
+    assert written.returncode == 0, written.stderr
+    assert "dense.gguf as Q2_K, unshrunk" in written.stdout
+    assert "rounding: unshrunk" in written.stdout
+    assert json.loads(apex_cli("verify", "out.gguf", dense_model, "--json").stdout)["rounding"] == (
+        "unshrunk"
+    )
+    assert ", unshrunk" in apex_cli("inspect", "out.gguf").stdout
+    plain = apex_cli("verify", dense_model, dense_model)
+    assert "rounding" not in plain.stdout
+
+
+def test_unshrunk_needs_an_importance_matrix(apex_cli: Apex, dense_model: Path) -> None:
+    options = (dense_model, "out.gguf", "--type", "Q2_K", "--rounding", "unshrunk")
+    refused = apex_cli("quantize", *options)
+    assert refused.returncode == 4
+    assert "The rounding unshrunk needs an importance matrix" in refused.stderr
+    assert "--imatrix" in refused.stderr
+    misspelt = apex_cli("quantize", *options[:-1], "unshrank")
+    assert misspelt.returncode == 2
+    assert "did you mean unshrunk?" in misspelt.stderr
+
+
+def test_beside_others_a_plain_tier_is_the_reference(
+    apex_cli: Apex, dense_model: Path, imatrix: Path, folder: Path
+) -> None:
+    """It goes without the importance matrix, too."""
+    options = ("--tier", "compact", "--tier", "i-compact", "--tensor-type", "ffn_up=q2_k")
+    options += ("--imatrix", imatrix, "--rounding", "unshrunk")
+    result = apex_cli("quantize", dense_model, "-o", "all", *options)
+    assert result.returncode == 0, result.stderr
+    plain, other = (
+        apex.open_model(folder / "all" / f"dense-APEX-{name}.gguf").metadata
+        for name in ("Compact", "I-Compact")
+    )
+    assert "quantize.rounding" not in plain
+    assert other["quantize.rounding"] == "unshrunk"
+
+
 def test_file_types_pure_and_requantizing(apex_cli: Apex, dense_model: Path, folder: Path) -> None:
     assert apex_cli("quantize", dense_model, "q.gguf", "--type", "q4_k", "--pure").returncode == 0
     matrices = {t for name, t in ggml_types(folder / "q.gguf").items() if "norm" not in name}

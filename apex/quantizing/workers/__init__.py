@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from apex.quantizing.workers.gpu import Gpu
+from apex.quantizing.workers.objectives import Objectives
 from apex.quantizing.workers.processor import Importances, Processor
 from apex.quantizing.workers.worker import (
     Worker,
@@ -14,6 +15,7 @@ from apex.quantizing.workers.worker import (
 __all__ = [
     "Gpu",
     "Importances",
+    "Objectives",
     "Processor",
     "Worker",
     "register_workers",

@@ -11,6 +11,7 @@ import numpy as np
 
 from apex import _core
 from apex.errors import DeviceError
+from apex.planning import REFERENCE
 from apex.quantizing.jobs import Job
 from apex.quantizing.result import DeviceUse
 from apex.quantizing.slabs import Bytes, Slab, Slabs
@@ -35,10 +36,14 @@ class Limits(TypedDict):
 
 
 def is_for_device(job: Job) -> bool:
-    """Whether a GPU has kernels for all that is quantized of the job, if anything is."""
+    """Whether a GPU has kernels for all that is quantized of the job, if anything is.
+
+    Those round as llama.cpp does.
+    """
     quantized = [target for target in job.targets if not target.tensor.is_copied]
     return bool(quantized) and all(
-        _core.can_quantize_on_device(job.tensor.type, target.type, target.has_importance)
+        target.rounding == REFERENCE
+        and _core.can_quantize_on_device(job.tensor.type, target.type, target.has_importance)
         for target in quantized
     )
 

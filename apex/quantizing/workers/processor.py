@@ -14,7 +14,9 @@ from apex.errors import DataError
 from apex.files import ImportanceMatrix
 from apex.quantizing.jobs import Job, Target
 from apex.quantizing.result import Timings
+from apex.quantizing.rounding import round_rows
 from apex.quantizing.slabs import KNOWN_IMPORTANCES, Bytes, Slab, Slabs
+from apex.quantizing.workers.objectives import Objectives
 from apex.types import TYPES
 
 __all__ = ["Importances", "Processor"]
@@ -49,10 +51,13 @@ class Importances:
 class Processor:
     """The processor with its threads; a ``Worker``."""
 
-    def __init__(self, threads: int, timings: Timings, importances: Importances) -> None:
+    def __init__(
+        self, threads: int, timings: Timings, importances: Importances, objectives: Objectives
+    ) -> None:
         self.threads = threads
         self.timings = timings
         self.importances = importances
+        self._objectives = objectives
 
     def run(self, work: Slabs, done: Callable[[Slab], None]) -> None:
         """Quantize slabs until None comes."""
@@ -78,14 +83,16 @@ class Processor:
 
     def _make(self, slab: Slab, job: Job, target: Target, result: Bytes) -> None:
         if not target.tensor.is_copied:
-            _core.quantize(
+            round_rows(
                 slab.rows,
+                job.tensor.type,
+                job.shape,
                 target.type,
                 self.importances.of(job, target),
-                src_type=job.tensor.type,
-                shape=job.shape,
-                out=result,
-                threads=self.threads,
+                target.rounding,
+                result,
+                self.threads,
+                lambda expert: self._objectives.of(target, job.expert + expert),
             )
         elif TYPES[target.type].has_dequantizer:
             _core.check(slab.rows, target.type, shape=job.shape, threads=self.threads)
