@@ -21,9 +21,9 @@ FEW_ROWS = 32
 
 
 def find_moments(tensor: Tensor, moments: SecondMoments) -> MomentsReference | None:
-    """The second moments of a tensor's inputs; None where no row was collected for it."""
+    """The second moments of a tensor's inputs; None where nothing was collected for it."""
     entry = moments.entry(tensor.name)
-    if entry is None or not entry.rows.any() or _problem(tensor, moments):
+    if entry is None or _problem(tensor, moments) or not entry.rows.any():
         return None
     few = tuple(expert for expert, rows in enumerate(entry.rows.tolist()) if rows < FEW_ROWS)
     return MomentsReference(entry.name, few)

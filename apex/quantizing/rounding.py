@@ -30,24 +30,6 @@ def round_rows(
     threads: 0 for all. objective: for compensated rounding, what gives that of one of the experts,
     by its number in the shape. Raises _core.BadDataError.
     """
-    if rounding == "compensated" and importance is not None and objective is not None:
-        given, made = rows.reshape(shape[0], -1), out.reshape(shape[0], -1)
-        for expert in range(shape[0]):
-            try:
-                result, _ = _core.quantize_compensated(
-                    given[expert],
-                    type_name,
-                    importance[expert],
-                    objective(expert),
-                    src_type=source_type,
-                    shape=shape[1:],
-                    threads=threads,
-                )
-            except _core.BadDataError as error:
-                vars(error)["row"] = error.row + expert * shape[1]
-                raise
-            made[expert] = result.reshape(-1)
-        return
     _core.quantize(
         rows, type_name, importance, src_type=source_type, shape=shape, out=out, threads=threads
     )
@@ -55,3 +37,21 @@ def round_rows(
         _core.unshrink(
             rows, type_name, importance, out, src_type=source_type, shape=shape, threads=threads
         )
+    if rounding == "compensated" and objective is not None:
+        _, per_expert, columns = shape
+        sources = rows.reshape(shape[0], -1)
+        results = out.reshape(shape[0], -1)
+        for expert in range(shape[0]):
+            try:
+                _core.compensate(
+                    sources[expert],
+                    type_name,
+                    objective(expert),
+                    results[expert],
+                    src_type=source_type,
+                    shape=(per_expert, columns),
+                    threads=threads,
+                )
+            except _core.BadDataError as error:
+                vars(error)["row"] = error.row + expert * per_expert
+                raise

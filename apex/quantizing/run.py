@@ -117,7 +117,7 @@ def measure_errors_of(
     timings = Timings()
     importances = Importances(_matrices(plans, []))
     sinks = [ErrorSink(importances, number) for number in range(len(plans))]
-    objectives = Objectives(_second_moments(plans))
+    objectives = Objectives(_second_moments(plans), settings.threads)
     setup = set_up(source, plans, work_of(plans), settings, timings, importances, objectives)
     setup.stream.run(sinks, progress)
     return tuple(sink.errors for sink in sinks)
@@ -166,7 +166,7 @@ def _stream(
         for planned, names in outputs
     ]
     importances = Importances(_matrices(plans, matrices))
-    objectives = Objectives(_second_moments(plans))
+    objectives = Objectives(_second_moments(plans), settings.threads)
     with timings.measure("preparing"):
         setup = set_up(source, plans, work_of(plans), settings, timings, importances, objectives)
     _write(setup, sinks, timings, progress)

@@ -117,8 +117,11 @@ def _importance_bytes(plans: Sequence[Plan], tensors: Sequence[Work]) -> int:
     return KNOWN_IMPORTANCES * matrices * largest
 
 
-def _objective_bytes(tensors: Sequence[Work]) -> int:
-    """Two float32 matrices for each expert of the longest rows, and as much to make one."""
+def _objective_bytes(tensors: Sequence[Work], threads: int) -> int:
+    """Two float32 matrices for each expert of the longest rows, and as much to make one.
+
+    A thread compensates 64 rows at a time and has 1 KiB for each of their columns beside.
+    """
     columns = max(
         (
             work.tensor.columns
@@ -128,7 +131,7 @@ def _objective_bytes(tensors: Sequence[Work]) -> int:
         ),
         default=0,
     )
-    return (KNOWN_OBJECTIVES + 1) * 2 * 4 * columns**2
+    return (KNOWN_OBJECTIVES + 1) * 2 * 4 * columns**2 + threads * columns * (1024 + 4 * 64)
 
 
 def slab_room(jobs: Sequence[Job]) -> tuple[int, int]:

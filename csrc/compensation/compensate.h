@@ -17,9 +17,6 @@
 namespace apex {
 namespace {
 
-// For trials.
-constexpr int kNoFeed = 1, kNoIntegers = 2, kNoRefit = 4, kNoUnshrink = 8, kWide = 16;
-
 template <typename L, typename Codec>
 class Compensator {
   public:
@@ -35,21 +32,14 @@ class Compensator {
         tile_.load(first, count);
         F start[2], now[2];
         measure(start);
-        if ((job_.how & kNoFeed) == 0) {
-            feed(now);
-            give_back(start, now);
-        }
+        feed(now);
+        give_back(start, now);
         for (int sweep = 0; sweep < job_.sweeps; ++sweep) {
             for (int64_t b = 0; b < tile_.blocks(); ++b) {
                 descend(b);
             }
         }
-        if (job_.objective != nullptr) {
-            report(start);
-        }
-        if ((job_.how & kNoUnshrink) == 0) {
-            unshrink();
-        }
+        unshrink();
         for (int lane = 0; lane < count; ++lane) {
             tile_.write(lane);
         }
@@ -74,16 +64,6 @@ class Compensator {
                                     T::load_lanes(tile_.sums, i, v);
                 }
             }
-        }
-    }
-
-    void report(const F * start) {
-        F end[2];
-        measure(end);
-        for (int lane = 0; lane < tile_.count(); ++lane) {
-            double * to = job_.objective + 2 * tile_.row_of(lane);
-            to[0] = lane_of(start, lane);
-            to[1] = lane_of(end, lane);
         }
     }
 
@@ -113,9 +93,6 @@ class Compensator {
         if constexpr (Codec::scale_low == Codec::scale_high && Codec::shift != Shift::of_part) {
             return;
         }
-        if (job_.how & kNoIntegers) {
-            return;
-        }
         F target[part];
         steps_.targets(p * part, sums_of(p), v, target);
         const F scale = T::load_lanes(tile_.scale, p, v);
@@ -126,8 +103,8 @@ class Compensator {
             best_down = T::load_lanes(tile_.signs, p * part / 8, v);
         }
         constexpr int directions = Codec::shift == Shift::of_part ? 2 : 1;
-        const int reach = job_.how & kWide ? 2 : 1;
-        const int reach_min = Codec::has_mins ? reach : 0;
+        constexpr int reach = Codec::scale_low == Codec::scale_high ? 0 : 1;
+        constexpr int reach_min = Codec::has_mins ? reach : 0;
         for (int direction = 0; direction < directions; ++direction) {
             if constexpr (directions == 2) {
                 for (int e = 0; e < part / 8; ++e) {
@@ -200,18 +177,14 @@ class Compensator {
     void descend(int64_t b) {
         const int64_t first = b * weights;
         multiply(tile_.error, job_.moments, b, job_.columns);
-        if ((job_.how & kNoRefit) == 0) {
-            refit(b);
-        }
+        refit(b);
         for (int64_t p = b * parts; p < (b + 1) * parts; ++p) {
             F before[2][part];
             for (int v = 0; v < 2; ++v) {
                 for (int i = 0; i < part; ++i) {
                     before[v][i] = T::load_lanes(tile_.error, p * part + i, v);
                 }
-                if ((job_.how & kNoIntegers) == 0) {
-                    move_integers(p, v);
-                }
+                move_integers(p, v);
                 steps_.descend(p * part, sums_of(p), tile_.scale_of(p, v), tile_.min_of(p, v), v);
                 tile_.update_errors(p, v);
                 for (int i = 0; i < part; ++i) {

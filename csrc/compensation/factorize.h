@@ -1,15 +1,16 @@
 // The factors of an objective: H = U D U^T with U unit upper triangular, so that
-// tr(E H E^T) = sum over j of D_j * |e_j + sum over k < j of e_k U_kj|^2.
+// tr(E H E^T) = sum over j of D_j * |e_j + sum over k < j of e_k U_kj|^2. They are made in the place
+// of H's lower triangle, panel by panel from the last column on; between panels, what is left can be
+// shared among threads by rows.
 #pragma once
 
 #include <cstdint>
 
 #include "compensation/product.h"
+#include "isa/kernel_table.h"
 
 namespace apex {
 namespace {
-
-constexpr int64_t kFactorPanel = 64;
 
 // row[i] -= factor * other[i], i < count
 inline void subtract_row(float factor, const float * other, int64_t count, float * row) {
@@ -18,12 +19,13 @@ inline void subtract_row(float factor, const float * other, int64_t count, float
     }
 }
 
-// Takes the columns of a panel, whose pivots are known, out of row k of what is left.
+// Takes the columns of a panel out of row k of what is left, k < first.
 template <typename L>
-inline void subtract_panel(const float * matrix, int64_t size, const float * pivots, int64_t first,
-                           int64_t last, int64_t k, float * row) {
+void subtract_panel(float * matrix, int64_t size, int64_t first, int64_t last,
+                    const float * pivots, int64_t k) {
     using F = typename L::F;
     constexpr int vectors = 4;
+    float * row = matrix + k * size;
     float factor[kFactorPanel];
     for (int64_t j = first; j < last; ++j) {
         factor[j - first] = matrix[j * size + k] * pivots[j];
@@ -52,33 +54,20 @@ inline void subtract_panel(const float * matrix, int64_t size, const float * piv
     }
 }
 
-// From the lower triangle of H in `matrix` (row by row, `size` values each) to U: row j becomes
-// U_kj for k < j. Returns whether all pivots are positive.
-template <typename L>
-bool factorize(float * matrix, int64_t size, float * pivots) {
-    bool is_positive = true;
-    for (int64_t last = size; last > 0; last -= kFactorPanel) {
-        const int64_t first = last > kFactorPanel ? last - kFactorPanel : 0;
-        for (int64_t j = last - 1; j >= first; --j) {
-            float * row = matrix + j * size;
-            pivots[j] = row[j];
-            is_positive &= pivots[j] > 0.f && pivots[j] < 3e38f;
-            const float inverse = 1.f / pivots[j];
-            for (int64_t k = 0; k < j; ++k) {
-                row[k] *= inverse;
-            }
-            for (int64_t k = first; k < j; ++k) {
-                subtract_row(row[k] * pivots[j], row, k + 1, matrix + k * size);
-            }
+// Makes columns first .. last - 1 of U, of which row j holds U_kj for k < j, and their pivots.
+inline void factor_panel(float * matrix, int64_t size, int64_t first, int64_t last,
+                         float * pivots) {
+    for (int64_t j = last - 1; j >= first; --j) {
+        float * row = matrix + j * size;
+        pivots[j] = row[j];
+        const float inverse = 1.f / pivots[j];
+        for (int64_t k = 0; k < j; ++k) {
+            row[k] *= inverse;
         }
-        for (int64_t k = 0; k < first; ++k) {
-            subtract_panel<L>(matrix, size, pivots, first, last, k, matrix + k * size);
-        }
-        if (first == 0) {
-            break;
+        for (int64_t k = first; k < j; ++k) {
+            subtract_row(row[k] * pivots[j], row, k + 1, matrix + k * size);
         }
     }
-    return is_positive;
 }
 
 }  // namespace

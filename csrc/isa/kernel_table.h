@@ -32,13 +32,18 @@ struct Compensation {
     const float * pivots;   // D
     float * scratch;        // kCompensationScratch floats per column, on a boundary of 64 bytes
     int sweeps;
-    int how;            // for trials
-    double * objective;  // per row, before and after; or null
 };
 
 constexpr int64_t kCompensationScratch = 256;
 
 using CompensateRows = void (*)(const Compensation &);
+
+// The two steps by which the factors take the place of H, see compensation/factorize.h.
+using FactorPanel = void (*)(float * matrix, int64_t size, int64_t first, int64_t last,
+                             float * pivots);
+using SubtractPanel = void (*)(float * matrix, int64_t size, int64_t first, int64_t last,
+                               const float * pivots, int64_t row);
+constexpr int64_t kFactorPanel = 64;  // columns
 
 // Adds to a square of kPanel by kPanel sums the products of two panels of rows: of every row in
 // turn, left[i] * right[j] to sums[kPanel * i + j]. A panel is kPanel columns, row by row.
@@ -52,9 +57,8 @@ struct KernelTable {
     // By ggml_type, and whether there is an importance; null where ggml's own function is used.
     QuantizeRows quantize[kTypes][2] = {};
     CompensateRows compensate[kTypes] = {};
-    // The factors of an objective, from its lower triangle and in its place; returns whether all
-    // pivots are positive.
-    bool (*factorize)(float * matrix, int64_t size, float * pivots) = nullptr;
+    FactorPanel factor_panel = nullptr;
+    SubtractPanel subtract_panel = nullptr;
     bool (*all_finite)(const float * values, int64_t count) = nullptr;
     ConvertRow from_f16 = nullptr;
     ConvertRow from_bf16 = nullptr;

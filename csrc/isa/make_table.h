@@ -107,7 +107,8 @@ KernelTable make_table() {
     add<L, Iq3Xxs>(table, GGML_TYPE_IQ3_XXS);
     add<L, Iq3S>(table, GGML_TYPE_IQ3_S);
     add_compensated<L>(table);
-    table.factorize = factorize<L>;
+    table.factor_panel = factor_panel;
+    table.subtract_panel = subtract_panel<L>;
     table.all_finite = all_finite;
     table.from_f16 = convert_f16;
     table.from_bf16 = convert_bf16;

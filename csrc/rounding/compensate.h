@@ -8,12 +8,11 @@
 
 namespace apex::rounding {
 
-// Quantizes the rows of one matrix (shape.experts is 1). The bytes depend on nothing but the
-// arguments. `objective_of_rows`: two per row, before and after, or null. Throws as
-// engine::quantize_rows, and std::invalid_argument for a type that has no compensated rounding.
-void quantize_compensated(const void * source, ggml_type source_type, const engine::Shape & shape,
-                          ggml_type type, const float * importance, const Objective & objective,
-                          void * target, int sweeps, int how, double * objective_of_rows,
-                          int threads);
+// Improves what engine::quantize_rows made of the rows of one matrix (shape.experts is 1), in
+// place: `target` never gets worse under the objective, and is then unshrunk. The bytes depend on
+// nothing but the arguments, threads excluded. Throws engine::BadData, and std::invalid_argument for
+// types that have no compensated rounding or an objective of other columns.
+void compensate_rows(const void * source, ggml_type source_type, const engine::Shape & shape,
+                     ggml_type type, const Objective & objective, void * target, int threads);
 
 }  // namespace apex::rounding

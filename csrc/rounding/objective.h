@@ -3,7 +3,6 @@
 #pragma once
 
 #include <cstdint>
-#include <stdexcept>
 #include <vector>
 
 namespace apex::rounding {
@@ -14,24 +13,33 @@ struct Moments {
     double rows;
 };
 
-// How far an estimate of few rows is drawn to what is known besides.
+// How far the moments of few rows are drawn to what is known besides.
 struct Shrinkage {
     double prior_rows;  // that the pooled moments count for
-    double damping;     // of every diagonal element
+    double damping;     // what is added to the diagonal, as a share of it
 };
 
+// The damping of a matrix of this many columns whose inputs were seen in this many rows: the fewer,
+// the nearer H comes to its diagonal, which is what the importance matrix knows. The factor was
+// chosen on calibration text kept apart (bench/README.md).
+double damping_for(double rows, int64_t columns);
+
+// H is (own + prior_rows * pooled / pooled.rows), its diagonal damped, over the mean of its
+// diagonal. Made in binary64, kept in binary32; the threads change no bit.
 class Objective {
   public:
-    // pooled: of all experts of the tensor. Throws std::invalid_argument where nothing is known.
+    // pooled: over all experts of the tensor. Throws std::invalid_argument where nothing is known.
     Objective(const Moments & own, const Moments & pooled, int64_t columns,
-              const Shrinkage & shrinkage);
+              const Shrinkage & shrinkage, int threads);
 
     int64_t columns() const { return columns_; }
-    const float * moments() const { return moments_.data(); }
-    const float * factors() const { return factors_.data(); }
+    const float * moments() const { return moments_.data(); }  // H, row by row
+    const float * factors() const { return factors_.data(); }  // see compensation/factorize.h
     const float * pivots() const { return pivots_.data(); }
 
   private:
+    void factorize(int threads);
+
     int64_t columns_;
     std::vector<float> moments_, factors_, pivots_;
 };

@@ -182,9 +182,9 @@ def test_objectives_of_few_experts_are_kept(
 ) -> None:
     made: list[int] = []
     monkeypatch.setattr(
-        objectives,
+        objectives.Objectives,
         "_objective",
-        lambda entry, expert, pooled: made.append(expert) or (entry.name, expert),
+        lambda _, entry, expert: made.append(expert) or (entry.name, expert),
     )
     path = write({UP: [500, 500, 500, 500], OUT: [9000]})
     plan = plan_of(model, matrix, path)

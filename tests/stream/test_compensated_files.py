@@ -16,7 +16,6 @@ from apex.errors import ImatrixError
 from apex.files import load_imatrix, load_second_moments
 from apex.planning import Plan
 from apex.quantizing import RunSettings
-from apex.quantizing.workers import objectives
 
 UP, OUT = "blk.0.ffn_up_exps.weight", "blk.0.ssm_out.weight"
 
@@ -74,16 +73,18 @@ def by_hand(model: Path, plan: Plan, matrix: Path, path: Path, name: str) -> np.
     assert entry is not None
     made = []
     for expert, part in enumerate(rows.reshape(tensor.experts, -1)):
-        objective = objectives._objective(entry, expert, entry.pooled())
-        result, _ = _core.quantize_compensated(
-            part,
-            planned.type,
-            importance[expert],
-            objective,
-            src_type=tensor.type,
-            shape=(tensor.rows // tensor.experts, tensor.columns),
-            threads=1,
+        objective = _core.Objective(
+            tensor.columns, entry.sums(expert), float(entry.rows[expert]), *entry.pooled()
         )
+        shape = (tensor.rows // tensor.experts, tensor.columns)
+        result = _core.quantize(
+            part, planned.type, importance[expert], src_type=tensor.type, shape=shape, threads=1
+        )
+        before = result.copy()
+        _core.compensate(
+            part, planned.type, objective, result, src_type=tensor.type, shape=shape, threads=1
+        )
+        assert not np.array_equal(result, before)
         made.append(result.reshape(-1))
     return np.concatenate(made)
 

@@ -16,23 +16,19 @@ from apex.quantizing.slabs import KNOWN_OBJECTIVES
 
 __all__ = ["Objectives"]
 
-Floats = npt.NDArray[np.float32]
-
-# As many rows as the moments of all experts together count for beside an expert's own, and by what
-# share the diagonal is raised.
-_PRIOR_ROWS = 256
-_DAMPING = 0.1
+Pooled = tuple[npt.NDArray[np.float32], int]
 
 
 class Objectives:
     """The objectives of experts, each made once while it is at work."""
 
-    def __init__(self, moments: Mapping[int, SecondMoments]) -> None:
-        """moments: by the number of the plan that uses them."""
+    def __init__(self, moments: Mapping[int, SecondMoments], threads: int = 0) -> None:
+        """moments: by the number of the plan that uses them. threads: 0 for all."""
         self._moments = moments
+        self._threads = threads
         self._known: OrderedDict[tuple[int, str, int], _core.Objective] = OrderedDict()
+        self._pooled: tuple[MomentsEntry, Pooled] | None = None
         self._lock = threading.Lock()
-        self._pooled: tuple[MomentsEntry, tuple[Floats, int]] | None = None
 
     def of(self, target: Target, expert: int) -> _core.Objective:
         """That of one expert of a tensor. Raises ImatrixError where the file is damaged."""
@@ -44,21 +40,22 @@ class Objectives:
             if key not in self._known:
                 entry = file.entry(reference.entry)
                 assert entry is not None
-                self._known[key] = _objective(entry, expert, self._pooled_of(entry))
+                self._known[key] = self._objective(entry, expert)
                 if len(self._known) > KNOWN_OBJECTIVES:
                     self._known.popitem(last=False)
             self._known.move_to_end(key)
             return self._known[key]
 
-    def _pooled_of(self, entry: MomentsEntry) -> tuple[Floats, int]:
-        """All experts' moments together, of the entry that was asked for last."""
+    def _objective(self, entry: MomentsEntry, expert: int) -> _core.Objective:
+        """The moments of an expert, drawn to those of all experts of its tensor."""
         if self._pooled is None or self._pooled[0] is not entry:
             self._pooled = entry, entry.pooled()
-        return self._pooled[1]
-
-
-def _objective(entry: MomentsEntry, expert: int, pooled: tuple[Floats, int]) -> _core.Objective:
-    sums, rows = entry.sums(expert), int(entry.rows[expert])
-    return _core.Objective(
-        entry.columns, sums, rows, *pooled, prior_rows=_PRIOR_ROWS, damping=_DAMPING
-    )
+        pooled, pooled_rows = self._pooled[1]
+        return _core.Objective(
+            entry.columns,
+            entry.sums(expert),
+            float(entry.rows[expert]),
+            pooled,
+            float(pooled_rows),
+            threads=self._threads,
+        )
