@@ -220,6 +220,11 @@ class Comparison:
     def worst_row(self) -> int: ...
 
 class Objective:
+    """
+    What compensated rounding makes small: the sum over rows of e H e^T.
+
+    e is the error of a row of weights, and H what is known of the second moments of its inputs.
+    """
     def __init__(
         self,
         columns: int,
@@ -227,11 +232,28 @@ class Objective:
         rows: float,
         pooled: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
         pooled_rows: float,
-        prior_rows: float,
-        damping: float,
-    ) -> None: ...
+        *,
+        prior_rows: float = 256.0,
+        damping: float | None = None,
+        threads: int = 0,
+    ) -> None:
+        """
+        H is sums + prior_rows * pooled / pooled_rows, over the mean of its diagonal.
+
+        sums: float32, the lower triangle of the sum of x x^T over `rows` inputs, row by row.
+        pooled, pooled_rows: the same of all experts of the tensor.
+        damping: what is added to the diagonal, as a share of it; without it .6 * sqrt(columns / rows), so
+            that of few rows little more than the diagonal is left.
+
+        Raises ValueError for sizes that do not fit together and where nothing is known.
+        """
     @property
     def columns(self) -> int: ...
+    @property
+    def moments(self) -> numpy.typing.NDArray[numpy.float32]:
+        """
+        H, float32 (columns, columns); a copy.
+        """
 
 class TensorDecision:
     """
@@ -740,6 +762,30 @@ def compare(
     Compares two buffers of weights of the same shape, in double precision.
     """
 
+def compensate(
+    src: _Buffer,
+    type: str,
+    objective: Objective,
+    out: _Buffer,
+    *,
+    src_type: str | None = None,
+    shape: collections.abc.Sequence[int] | None = None,
+    threads: int = 0,
+) -> None:
+    """
+    Improves the quantized rows of one matrix under an objective, in place.
+
+    Errors of columns whose inputs move together make up for each other; then the scales of each row are
+    multiplied so that its outputs keep their size. All sums are in binary32 in an order that depends on
+    nothing but the columns.
+
+    src, type, src_type, shape, threads: as for quantize(), of one matrix.
+    out: what quantize() made of it.
+
+    Raises ValueError for arguments that do not fit together and types that cannot be compensated,
+    BadDataError for weights that are too large.
+    """
+
 def cuda_is_built() -> bool:
     """
     Whether this build has kernels for GPUs.
@@ -894,18 +940,6 @@ def quantize(
     infinite or too large for the type.
     """
 
-def quantize_compensated(
-    src: _Buffer,
-    type: str,
-    importance: _Buffer | None,
-    objective: Objective,
-    *,
-    src_type: str | None = None,
-    shape: collections.abc.Sequence[int] | None = None,
-    sweeps: int = 2,
-    how: int = 0,
-    threads: int = 0,
-) -> tuple[numpy.typing.NDArray[numpy.uint8], numpy.typing.NDArray[numpy.float64]]: ...
 def tensor_types() -> list[TensorType]:
     """
     Every tensor type of this ggml, in the order of its numbers.
