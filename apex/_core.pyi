@@ -219,6 +219,42 @@ class Comparison:
     @property
     def worst_row(self) -> int: ...
 
+class Objective:
+    """
+    What compensated rounding makes small: the sum over rows of e H e^T.
+
+    e is the error of a row of weights, and H what is known of the second moments of its inputs.
+    """
+    def __init__(
+        self,
+        columns: int,
+        sums: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
+        rows: float,
+        pooled: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
+        pooled_rows: float,
+        *,
+        prior_rows: float = 256.0,
+        damping: float | None = None,
+        threads: int = 0,
+    ) -> None:
+        """
+        H is sums + prior_rows * pooled / pooled_rows, over the mean of its diagonal.
+
+        sums: float32, the lower triangle of the sum of x x^T over `rows` inputs, row by row.
+        pooled, pooled_rows: the same of all experts of the tensor.
+        damping: what is added to the diagonal, as a share of it; without it .6 * sqrt(columns / rows), so
+            that of few rows little more than the diagonal is left.
+
+        Raises ValueError for sizes that do not fit together and where nothing is known.
+        """
+    @property
+    def columns(self) -> int: ...
+    @property
+    def moments(self) -> numpy.typing.NDArray[numpy.float32]:
+        """
+        H, float32 (columns, columns); a copy.
+        """
+
 class TensorDecision:
     """
     What llama.cpp decides about one tensor.
@@ -724,6 +760,30 @@ def compare(
 ) -> Comparison:
     """
     Compares two buffers of weights of the same shape, in double precision.
+    """
+
+def compensate(
+    src: _Buffer,
+    type: str,
+    objective: Objective,
+    out: _Buffer,
+    *,
+    src_type: str | None = None,
+    shape: collections.abc.Sequence[int] | None = None,
+    threads: int = 0,
+) -> None:
+    """
+    Improves the quantized rows of one matrix under an objective, in place.
+
+    Errors of columns whose inputs move together make up for each other; then the scales of each row are
+    multiplied so that its outputs keep their size. All sums are in binary32 in an order that depends on
+    nothing but the columns.
+
+    src, type, src_type, shape, threads: as for quantize(), of one matrix.
+    out: what quantize() made of it.
+
+    Raises ValueError for arguments that do not fit together and types that cannot be compensated,
+    BadDataError for weights that are too large.
     """
 
 def cuda_is_built() -> bool:

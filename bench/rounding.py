@@ -1,17 +1,20 @@
 """Which types come nearer to the model when they are rounded otherwise? Measures, prints a table.
 
 python bench/rounding.py MODEL DATA OUTPUT.json [--types Q2_K,…] [--linears] [--chunks N]
+    [--imatrix FILE] [--second-moments FILE] [--judge eval-*.txt]
 
 MODEL: an F16 model. DATA: a folder with calibration-in-domain.txt, by which the importance matrix
-is made, and eval-*.txt, by which it is judged. The routed experts of the trunk, or with --linears
-all that llama.cpp quantizes there, become one type and all else stays F16; every type is tried,
-whatever a plan would do with it. The ratio of KL divergences is that of means over the same chunks.
+is made where none is given, and the texts that judge. The routed experts of the trunk, or with
+--linears all that llama.cpp quantizes there, become one type and all else stays F16; every type is
+tried unshrunk, whatever a plan would do with it, and compensated where there are second moments.
+The ratio of KL divergences is that of means over the same chunks, its error that of chunks.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,7 @@ import numpy as np
 import apex
 from apex import _core
 from apex.calibration import read_texts
-from apex.files import load_imatrix
+from apex.files import load_imatrix, load_second_moments
 from apex.inference import Divergences, ResidentModel, RunOptions, Tokens, chunks_of, read_text
 from apex.quantizing import round_rows
 from apex.sensitivity.errors import candidates_of
@@ -35,14 +38,17 @@ TYPES = (
 class Bench:
     """The model, its importance matrix, and the texts that judge."""
 
-    def __init__(self, model: Path, data: Path, output: Path, chunks: int) -> None:
-        self.source = apex.open_model(model)
-        path = output.with_suffix(".imatrix.gguf")
+    def __init__(self, given: argparse.Namespace) -> None:
+        self.source = apex.open_model(given.model)
+        path = given.imatrix or given.output.with_suffix(".imatrix.gguf")
         if not path.exists():
-            apex.calibrate(model, path, read_texts([data / "calibration-in-domain.txt"]))
+            texts = read_texts([given.data / "calibration-in-domain.txt"])
+            apex.calibrate(given.model, path, texts)
         self.matrix = load_imatrix(path)
+        moments = given.second_moments
+        self.moments = None if moments is None else load_second_moments(moments)
         self.resident = ResidentModel(self.source, RunOptions())
-        self.names, tokens = self._judging(data, chunks)
+        self.names, tokens = self._judging(given.data, given.judge, given.chunks)
         self.divergences = Divergences(self.resident, tokens)
         self.candidates = {
             name: candidate
@@ -50,9 +56,9 @@ class Bench:
             if self.resident.holds(name) and candidate.importance is not None
         }
 
-    def _judging(self, data: Path, chunks: int) -> tuple[list[str], Tokens]:
+    def _judging(self, data: Path, judge: str, chunks: int) -> tuple[list[str], Tokens]:
         names, parts = [], []
-        for path in sorted(data.glob("eval-*.txt")):
+        for path in sorted(data.glob(judge)):
             every = chunks_of(self.resident.model.tokenize(read_text(path)), 512)
             count = min(chunks, len(every))
             parts.append(every[(2 * np.arange(count) + 1) * len(every) // (2 * count)])
@@ -60,11 +66,11 @@ class Bench:
         return names, np.concatenate(parts)
 
     def measure(self, type_name: str, rounding: str, *, linears: bool) -> np.ndarray:
-        """KL divergence by chunk."""
+        """KL divergence in nats (chunks, positions)."""
         for name in self.candidates:
             if linears or "_exps" in name:
                 self.resident.replace(name, type_name, self._rounded(name, type_name, rounding))
-        return self.divergences.measure().mean(axis=1)
+        return self.divergences.measure()
 
     def _rounded(self, name: str, type_name: str, rounding: str) -> np.ndarray:
         tensor, reference = self.candidates[name].tensor, self.candidates[name].importance
@@ -74,23 +80,38 @@ class Bench:
         made = np.empty(tensor_bytes(type_name, tensor.shape), np.uint8)
         shape = (tensor.experts, tensor.rows // tensor.experts, tensor.columns)
         importance = reference.values(self.matrix)
-        round_rows(rows, tensor.type, shape, type_name, importance, rounding, made, 0)
+        objective = self._objectives(name) if rounding == "compensated" else None
+        round_rows(rows, tensor.type, shape, type_name, importance, rounding, made, 0, objective)
         return made
+
+    def _objectives(self, name: str) -> Callable[[int], _core.Objective]:
+        entry = None if self.moments is None else self.moments.entry(name)
+        if entry is None:
+            raise SystemExit(f"There are no second moments of {name}.")
+        pooled, rows = entry.pooled()
+        return lambda expert: _core.Objective(
+            entry.columns, entry.sums(expert), float(entry.rows[expert]), pooled, float(rows)
+        )
 
 
 def row_of(bench: Bench, type_name: str, *, linears: bool) -> dict[str, Any]:
-    reference = bench.measure(type_name, "reference", linears=linears)
-    found = bench.measure(type_name, "unshrunk", linears=linears)
-    ratio = found.mean() / reference.mean()
-    apart = (found - ratio * reference).std(ddof=1) / np.sqrt(len(found))
-    return {
-        "type": type_name,
-        "tensors": "linears" if linears else "experts",
-        "reference": float(reference.mean()),
-        "unshrunk": float(found.mean()),
-        "ratio": float(ratio),
-        "error": float(apart / reference.mean()),
-    }
+    roundings = ["reference", "unshrunk", *(["compensated"] if bench.moments else [])]
+    row: dict[str, Any] = {"type": type_name, "tensors": "linears" if linears else "experts"}
+    first = None
+    for rounding in roundings:
+        values = bench.measure(type_name, rounding, linears=linears)
+        found = values.mean(axis=1)
+        first = found if first is None else first
+        ratio = found.mean() / first.mean()
+        apart = (found - ratio * first).std(ddof=1) / np.sqrt(len(found))
+        row[rounding] = {
+            "kl": float(found.mean()),
+            "high": float(np.quantile(values, 0.999)),
+            "most": float(values.max()),
+            "ratio": float(ratio),
+            "error": float(apart / first.mean()),
+        }
+    return row
 
 
 def main() -> None:
@@ -101,8 +122,11 @@ def main() -> None:
     parser.add_argument("--types", default=",".join(TYPES))
     parser.add_argument("--linears", action="store_true")
     parser.add_argument("--chunks", type=int, default=8, help="of each text that judges")
+    parser.add_argument("--imatrix", type=Path)
+    parser.add_argument("--second-moments", type=Path)
+    parser.add_argument("--judge", default="eval-*.txt", help="texts in DATA that judge")
     given = parser.parse_args()
-    bench = Bench(given.model, given.data, given.output, given.chunks)
+    bench = Bench(given)
     rows = json.loads(given.output.read_text("utf-8"))["rows"] if given.output.exists() else []
     for type_name in given.types.split(","):
         rows.append(row_of(bench, type_name, linears=given.linears))
@@ -111,6 +135,7 @@ def main() -> None:
             "model": given.model.name,
             "apex": apex.__version__,
             "isa": _core.inference_features(),
+            "second_moments": bench.moments and bench.moments.path,
             "chunks": bench.names,
             "rows": rows,
         }

@@ -15,7 +15,7 @@ from apex.sources import Tensor
 __all__ = ["COMPENSATED_TYPES", "UNSHRUNK_TYPES", "rounding_for", "with_rounding"]
 
 #: The types that come nearer to the model where their rows are unshrunk (bench/results).
-UNSHRUNK_TYPES = ("IQ4_XS", "Q3_K", "Q2_K", "IQ2_S")
+UNSHRUNK_TYPES = ("IQ4_XS", "Q3_K", "IQ3_S", "Q2_K", "IQ2_S", "IQ1_M")
 #: The types that can be compensated.
 COMPENSATED_TYPES = (
     *("Q8_0", "Q6_K", "Q5_1", "Q5_K", "Q5_0", "Q4_1", "Q4_K", "Q4_0", "IQ4_NL", "IQ4_XS"),

@@ -42,12 +42,16 @@ def round_rows(
         sources = rows.reshape(shape[0], -1)
         results = out.reshape(shape[0], -1)
         for expert in range(shape[0]):
-            _core.compensate(
-                sources[expert],
-                type_name,
-                objective(expert),
-                results[expert],
-                src_type=source_type,
-                shape=(per_expert, columns),
-                threads=threads,
-            )
+            try:
+                _core.compensate(
+                    sources[expert],
+                    type_name,
+                    objective(expert),
+                    results[expert],
+                    src_type=source_type,
+                    shape=(per_expert, columns),
+                    threads=threads,
+                )
+            except _core.BadDataError as error:
+                vars(error)["row"] = error.row + expert * per_expert
+                raise

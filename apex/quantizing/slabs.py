@@ -88,7 +88,7 @@ def slab_bytes(
     header = 2 * sum(file.header_bytes for plan in plans for file in plan.files)
     columns = max(work.tensor.columns for work in tensors)
     thread_bytes = threads * max(_THREAD_BYTES, 8 * columns)
-    known = _importance_bytes(plans, tensors) + _objective_bytes(tensors)
+    known = _importance_bytes(plans, tensors) + _objective_bytes(tensors, threads)
     fixed = _BASE_BYTES + header + known + thread_bytes
     row = max(map(job_row_bytes, tensors))
     if max_memory < fixed + slabs * row:

@@ -23,5 +23,4 @@ PYBIND11_MODULE(_core, module) {
     apex::bind::register_cuda(module);
     apex::bind::register_inference(module);
     apex::bind::register_probing(module);
-    apex::bind::register_rounding(module);
 }

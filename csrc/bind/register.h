@@ -14,6 +14,5 @@ void register_statistics(pybind11::module_ & module);
 void register_cuda(pybind11::module_ & module);
 void register_inference(pybind11::module_ & module);
 void register_probing(pybind11::module_ & module);
-void register_rounding(pybind11::module_ & module);
 
 }  // namespace apex::bind
