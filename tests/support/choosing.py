@@ -23,26 +23,30 @@ class Levels:
         """The nearest level; of integers, between two the even one, else the higher."""
         low, high = self.levels[0], self.levels[-1]
         if len(self.levels) == int(high - low) + 1:
-            return np.rint(np.clip(np.where(np.isnan(x), low, x), low, high))
+            return np.rint(np.fmin(np.fmax(x, low), high))
         between = (self.levels[1:] + self.levels[:-1]) / 2
         return self.levels[(x[..., np.newaxis] >= between).sum(-1)]
 
-    def fit(self, x: Array, s: Array, m: Array) -> Array:
+    def fit(self, x: Array, inverse: Array, m: Array) -> Array:
         """The level at which s * level - m is nearest to x."""
-        return self.nearest((x + m) * np.where(s != 0, 1 / s, F(0)))
+        return self.nearest((x + m) * inverse)
+
+    @staticmethod
+    def inverse(s: Array) -> Array:
+        return np.where(s != 0, 1 / s, F(0))
 
     def cost(self, at: slice, owed: Array, w: Array, s: Array, m: Array, _: Array) -> Array:
         """What a part would cost under a scale and a minimum, if its errors owed nothing."""
         target = w - owed
         s, m = s[:, np.newaxis], m[:, np.newaxis]
-        miss = s * self.fit(target, s, m) - m - target
+        miss = s * self.fit(target, self.inverse(s), m) - m - target
         return ordered(self.objective.pivots[at] * miss * miss)
 
     def feed(self, at: slice, owed: Array, w: Array, s: Array, m: Array, _: Array) -> Array:
         """Levels that make up for the errors before them."""
-        value = np.zeros_like(w)
+        value, inverse = np.zeros_like(w), self.inverse(s)
         for i in range(w.shape[1]):
-            value[:, i] = self.fit(w[:, i] - owed[:, i], s, m)
+            value[:, i] = self.fit(w[:, i] - owed[:, i], inverse, m)
             error = s * value[:, i] - m - w[:, i]
             owed[:, i + 1 :] += error[:, np.newaxis] * self.objective.factors[at, at][i, i + 1 :]
         return value
@@ -52,10 +56,10 @@ class Levels:
 
         slope: half the objective's, by weight; kept current.
         """
-        block = self.objective.moments[at, at]
+        block, inverse = self.objective.moments[at, at], self.inverse(s)
         for i in [*range(value.shape[1])] * 2:
             now = s * value[:, i] - m
-            best = self.fit(now - slope[:, i] / block[i, i], s, m)
+            best = self.fit(now - slope[:, i] / block[i, i], inverse, m)
             slope += (s * (best - value[:, i]))[:, np.newaxis] * block[i]
             value[:, i] = best
 

@@ -108,7 +108,7 @@ class Compensation:
         scale, least = self.now.scale[:, p].copy(), self.now.min[:, p].copy()
         cost = self.part_cost(p, at, owed, down)
         best = (cost, scale, least, down)
-        for is_down, a, c in itertools.product((False, True), (-1, 0, 1), (-1, 0, 1)):
+        for is_down, a, c in itertools.product((False, True), *self.steps_of_integers()):
             if is_down and self.form.shifts != 32:
                 break
             self.now.scale[:, p], self.now.min[:, p] = scale + a, least + c
@@ -122,6 +122,9 @@ class Compensation:
 
     def part_cost(self, p: int, at: slice, owed: Array, down: Array) -> Array:
         return self.steps.cost(at, owed, self.w[:, at], self.scale(p), self.min(p), down)
+
+    def steps_of_integers(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        return (-1, 0, 1), (-1, 0, 1) if self.form.mins else (0,)
 
     def allowed(self, p: int) -> Array:
         scale, least = self.now.scale[:, p], self.now.min[:, p]
@@ -159,7 +162,7 @@ class Compensation:
         unit, min_unit = self.now.d[:, b] * F(self.form.step), self.now.dmin[:, b]
         scale, least = self.now.scale[:, p].copy(), self.now.min[:, p].copy()
         best = by = min_by = np.zeros_like(unit)
-        for a, c in itertools.product((-1, 0, 1), (-1, 0, 1)):
+        for a, c in itertools.product(*self.steps_of_integers()):
             s, m = unit * F(a), min_unit * F(c)
             gain = (
                 2 * (s * linear - m * total)
