@@ -783,7 +783,7 @@ def compensate(
     out: what quantize() made of it.
 
     Raises ValueError for arguments that do not fit together and types that cannot be compensated,
-    BadDataError for weights that are too large.
+    BadDataError for weights that are NaN, infinite or too large.
     """
 
 def cuda_is_built() -> bool:

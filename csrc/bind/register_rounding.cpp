@@ -117,7 +117,7 @@ src, type, src_type, shape, threads: as for quantize(), of one matrix.
 out: what quantize() made of it.
 
 Raises ValueError for arguments that do not fit together and types that cannot be compensated,
-BadDataError for weights that are too large.)");
+BadDataError for weights that are NaN, infinite or too large.)");
 }
 
 }  // namespace apex::bind

@@ -60,6 +60,9 @@ void compensate_rows(const void * source, ggml_type source_type, const engine::S
         engine::dequantize_rows(
             static_cast<const uint8_t *>(source) + static_cast<size_t>(first) * source_bytes,
             source_type, {1, rows, shape.columns}, values.data(), 1);
+        if (!dispatch::kernels().all_finite(values.data(), rows * shape.columns)) {
+            throw engine::BadData("a weight is NaN or infinite", first);
+        }
         Compensation job{};
         job.values = values.data();
         job.rows = rows;
