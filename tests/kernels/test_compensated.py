@@ -162,7 +162,7 @@ def test_outputs_keep_their_size(kind: str) -> None:
     outcome = Outcome.of(case)
     size = product(case.w, outcome.moments, outcome.rounded(outcome.made))
     left = size / product(case.w, outcome.moments, case.w)
-    assert np.abs(left - 1).max() < 2**-10  # what binary16 leaves of it
+    assert np.abs(left - 1).max() < 2**-9  # what binary16 leaves of it, minima included
 
 
 @pytest.mark.parametrize("kind", ["Q2_K", "IQ3_XXS"])
