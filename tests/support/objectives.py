@@ -40,20 +40,21 @@ def damping_for(rows: float, columns: int) -> float:
 
 
 def make_objective(
-    sums: Array, rows: float, pooled: Array, pooled_rows: float, prior_rows: float = 256
+    sums: Array, rows: float, pooled: Array, pooled_rows: float, damping: float | None = None
 ) -> Objective:
     """From packed float32 sums of x x^T; in binary64 up to H."""
     columns = int(np.sqrt(2 * len(sums)))
-    prior = prior_rows / pooled_rows if pooled_rows > 0 else 0
+    prior = 256 / pooled_rows if pooled_rows > 0 else 0
     below = np.tril_indices(columns)
     square = np.zeros((columns, columns))
     square[below] = sums.astype(np.float64) + prior * pooled.astype(np.float64)
     square /= ordered(square.diagonal()) / columns
     diagonal = square.diagonal().copy()
-    np.fill_diagonal(square, diagonal + (damping_for(rows, columns) * diagonal + 1e-5))
+    damping = damping_for(rows, columns) if damping is None else damping
+    np.fill_diagonal(square, diagonal + (damping * diagonal + 1e-5))
     lower = square.astype(F)
     raised = F(1e-3)
-    while True:
+    while True:  # until rounding errors leave no pivot that is not positive
         factors = factorized(lower)
         if factors is not None:
             return Objective(np.tril(lower) + np.tril(lower, -1).T, *factors)
