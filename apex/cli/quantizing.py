@@ -158,7 +158,7 @@ def _verify(
 ) -> VerifyReport:
     used = imatrix if result.plan.imatrix is not None else None
     with ending(f"{result.paths[0]} is complete, but was not compared"):
-        return compare(result.paths[0], model, used, given.threads, printer)
+        return compare(result.paths[0], model, used, given.second_moments, given.threads, printer)
 
 
 def _automatic(

@@ -35,6 +35,14 @@ class VerifyArguments(QuietArgument, JsonArgument, ThreadsArgument):
             help="Weight the errors by an importance matrix; auto: the one beside SOURCE.",
         ),
     ] = None
+    second_moments: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Also show how far the outputs of the tensors are off, over the text that these "
+            "second moments were collected from.",
+        ),
+    ] = None
     tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False
 
 
@@ -55,14 +63,21 @@ def verify(given: VerifyArguments) -> None:
                 f"There is no importance matrix of {given.source} beside it.",
                 "apex imatrix makes one",
             )
-    report = compare(given.quantized, given.source, imatrix, given.threads, printer)
+    report = compare(
+        given.quantized, given.source, imatrix, given.second_moments, given.threads, printer
+    )
     printer.data(report.to_dict)
     print_report(report, printer, tensors=given.tensors)
     require_sound(report, given.quantized)
 
 
 def compare(
-    quantized: Path, source: Path, imatrix: Path | None, threads: int, printer: Printer
+    quantized: Path,
+    source: Path,
+    imatrix: Path | None,
+    second_moments: Path | None,
+    threads: int,
+    printer: Printer,
 ) -> VerifyReport:
     """Compare a quantized model with its source, and show how far that is."""
     import apex
@@ -72,6 +87,7 @@ def compare(
             quantized,
             source,
             imatrix=imatrix,
+            second_moments=second_moments,
             threads=threads,
             progress=lambda done, total: advance(done, total, ""),
         )
@@ -89,8 +105,8 @@ def require_sound(report: VerifyReport, quantized: Path) -> None:
 
 def print_report(report: VerifyReport, printer: Printer, *, tensors: bool) -> None:
     """A line per role, and with ``tensors`` one per tensor."""
-    has_importance = any(tensor.weighted_rmse is not None for tensor in report.tensors)
-    errors = ("RMSE", *(("weighted RMSE",) if has_importance else ()), "worst block")
+    columns = _columns(report)
+    errors = tuple(columns)
     if tensors:
         numbers = (*errors, "row", "column")
         table = Table(
@@ -98,7 +114,7 @@ def print_report(report: VerifyReport, printer: Printer, *, tensors: bool) -> No
         )
         for tensor in report.tensors:
             where = (str(tensor.worst_row), str(tensor.worst_column))
-            table.add(tensor.name, tensor.type, *_errors(tensor, has_importance), *where)
+            table.add(tensor.name, tensor.type, *_errors(tensor, columns), *where)
         printer.table(table)
     table = Table(
         "Error relative to the source",
@@ -106,20 +122,32 @@ def print_report(report: VerifyReport, printer: Printer, *, tensors: bool) -> No
         ("tensors", *errors),
     )
     for role in report.by_role():
-        cells = _errors(role, has_importance)
+        cells = _errors(role, columns)
         table.add(role.role.value, role.tensors, *cells, role.worst_tensor)
     printer.table(table)
+    if report.output_rmse is not None:
+        printer.line(f"output RMSE of all tensors with second moments: {report.output_rmse:.5f}")
     if report.rounding != "reference":
         printer.line(f"rounding: {report.rounding}")
     for text in report.notes:
         printer.note(text)
 
 
-def _errors(item: TensorError | RoleError, has_importance: bool) -> list[str]:
-    """RMSE, weighted RMSE where any tensor has one, and the worst block."""
-    weighted = "" if item.weighted_rmse is None else f"{item.weighted_rmse:.5f}"
-    return [
-        f"{item.rmse:.5f}",
-        *([weighted] if has_importance else []),
-        f"{item.worst_block:.5f}",
-    ]
+def _columns(report: VerifyReport) -> dict[str, str]:
+    """Heading and attribute of the errors that any tensor has."""
+    columns = {
+        "RMSE": "rmse",
+        "weighted RMSE": "weighted_rmse",
+        "output RMSE": "output_rmse",
+        "worst block": "worst_block",
+    }
+    return {
+        heading: name
+        for heading, name in columns.items()
+        if any(getattr(tensor, name) is not None for tensor in report.tensors)
+    }
+
+
+def _errors(item: TensorError | RoleError, columns: dict[str, str]) -> list[str]:
+    values = (getattr(item, name) for name in columns.values())
+    return ["" if value is None else f"{value:.5f}" for value in values]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from apex.planning.data import MatrixReference, Plan, PlannedFile, RoleTotal
 from apex.planning.importance import ImportanceReference, find_importance
 from apex.planning.layout import build_header
+from apex.planning.moments import require_moments
 from apex.planning.options import PlanOptions
 from apex.planning.planner import plan
 from apex.planning.rounding import rounding_for
@@ -31,5 +32,6 @@ __all__ = [
     "load_plan",
     "plan",
     "plan_from_dict",
+    "require_moments",
     "rounding_for",
 ]

@@ -9,6 +9,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
+from support import moments
 from support.commands import Apex
 from support.llama import llama_tensors, write_llama
 
@@ -441,6 +442,39 @@ def test_quantize_verifies_what_it_wrote(
     data = json.loads(apex_cli(*command, "--verify", "--json", "--overwrite").stdout)
     report = apex.verify(folder / "out.gguf", dense_model, imatrix=imatrix)
     assert data["verification"] == report.to_dict()
+
+
+def test_errors_of_outputs_are_shown(
+    apex_cli: Apex, dense_model: Path, imatrix: Path, folder: Path
+) -> None:
+    name = "blk.1.ffn_up.weight"
+    tensor = next(each for each in apex.open_model(dense_model).tensors if each.name == name)
+    inputs = np.random.default_rng(2).standard_normal((300, tensor.columns))
+    moments.write_moments(folder / "moments.gguf", {name: moments.entry_of([inputs])})
+    given = ("--imatrix", imatrix, "--second-moments", "moments.gguf")
+    command = ("quantize", dense_model, "out.gguf", "--type", "Q3_K_S", *given)
+    written = apex_cli(*command, "--rounding", "compensated", "--verify")
+    assert written.returncode == 0, written.stderr
+    shown = apex_cli("verify", "out.gguf", dense_model, *given, "--tensors").stdout
+    report = apex.verify(folder / "out.gguf", dense_model, second_moments=folder / "moments.gguf")
+    error = f"{report.output_rmse:.5f}"
+    assert f"\noutput RMSE of all tensors with second moments: {error}\n" in written.stdout
+    assert f"\noutput RMSE of all tensors with second moments: {error}\n" in shown
+    assert re.search(rf"^blk\.1\.ffn_up\.weight +Q3_K +\S+ +\S+ +{error} ", shown, re.M)
+    data = json.loads(apex_cli("verify", "out.gguf", dense_model, *given[2:], "--json").stdout)
+    assert data == report.to_dict()
+    assert {each["name"] for each in data["tensors"] if each["output_rmse"] is not None} == {name}
+
+
+def test_verify_refuses_second_moments_of_another_model(
+    apex_cli: Apex, dense_model: Path, folder: Path
+) -> None:
+    entry = moments.entry_of([np.ones((2, 3))])
+    moments.write_moments(folder / "moments.gguf", {"blk.1.ffn_up.weight": entry})
+    result = apex_cli("verify", dense_model, dense_model, "--second-moments", "moments.gguf")
+    assert result.returncode == 4
+    assert "moments.gguf does not fit the model: blk.1.ffn_up.weight has" in result.stderr
+    assert "second moments of this very model" in result.stderr
 
 
 # verify
