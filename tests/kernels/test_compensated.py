@@ -36,7 +36,7 @@ def test_bytes_are_those_of_the_model(isa: str, expected: list[Rounded], tmp_pat
     result = subprocess.run(
         [sys.executable, "-m", "support.compensating", "--write", file],
         cwd=TESTS,
-        env={**os.environ, "APEX_ISA": isa},
+        env={**os.environ, "APEX_ISA": isa, "OPENBLAS_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=False,

@@ -190,8 +190,9 @@ class Points:
         for half in np.split(np.arange(points.shape[2]), 2):
             straight, turned = np.zeros_like(mine[..., 0]), np.full_like(mine[..., 0], MUCH)
             for i in half:
-                here = straight + mine[..., i] + 2 * line[..., i]
-                turned = np.minimum(turned + mine[..., i], here)
+                if self.form.is_even:
+                    here = straight + mine[..., i] + 2 * line[..., i]
+                    turned = np.minimum(turned + mine[..., i], here)
                 straight = straight + mine[..., i]
             halves.append((straight, turned))
         (low, low_turned), (high, high_turned) = halves

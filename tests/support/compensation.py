@@ -6,13 +6,19 @@ first column on, one product after the other, unless something else is said.
 H is the objective: the error e of a row costs e H e^T. H = U D U^T, U unit upper triangular, so
 that is also the sum over columns j of D_j (e_j + owed_j)^2, where owed_j, the sum over k < j of
 e_k U_kj, is what the errors before column j leave it to make up for.
+
+A row begins as the reference has it. It is fed: part after part, the integers of the scale and the
+minimum and then the levels are chosen so that each makes up for the errors before it; where that
+costs more than the reference, the row is given back. Two sweeps follow, block after block: d and
+dmin, then of each part the integers and the levels move to where the objective is least, the rest
+staying. At last one factor per row gives the outputs their size.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import replace
+from copy import deepcopy
 
 import numpy as np
 from support.blocks import FORMS, Array, Rounded, read
@@ -37,7 +43,7 @@ class Compensation:
 
     def run(self) -> Rounded:
         with np.errstate(all="ignore"):
-            reference = replace(self.now, **{k: v.copy() for k, v in self.now.fields().items()})
+            reference = deepcopy(self.now)
             start = ordered(self.error() * product(self.error(), self.objective.moments))
             fed = self.feed()
             for name, before in reference.fields().items():
