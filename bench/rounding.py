@@ -1,20 +1,21 @@
 """Which types come nearer to the model when they are rounded otherwise? Measures, prints a table.
 
 python bench/rounding.py MODEL DATA OUTPUT.json [--types Q2_K,…] [--linears] [--chunks N]
-    [--imatrix FILE] [--second-moments FILE] [--judge eval-*.txt]
+    [--imatrix FILE] [--second-moments FILE] [--judge eval-*.txt] [--tiers i-mini,…]
 
 MODEL: an F16 model. DATA: a folder with calibration-in-domain.txt, by which the importance matrix
 is made where none is given, and the texts that judge. The routed experts of the trunk, or with
 --linears all that llama.cpp quantizes there, become one type and all else stays F16; every type is
 tried unshrunk, whatever a plan would do with it, and compensated where there are second moments.
-The ratio of KL divergences is that of means over the same chunks, its error that of chunks.
+With --tiers, the types are those of tiers, and all tensors of the trunk are as a file would have
+them. The ratio of KL divergences is that of means over the same chunks, its error that of chunks.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from apex import _core
 from apex.calibration import read_texts
 from apex.files import load_imatrix, load_second_moments
 from apex.inference import Divergences, ResidentModel, RunOptions, Tokens, chunks_of, read_text
+from apex.planning.rounding import rounding_for
 from apex.quantizing import round_rows
 from apex.sensitivity.errors import candidates_of
 from apex.types import tensor_bytes
@@ -53,7 +55,7 @@ class Bench:
         self.candidates = {
             name: candidate
             for name, candidate in candidates_of(self.source, self.matrix).items()
-            if self.resident.holds(name) and candidate.importance is not None
+            if self.resident.holds(name)
         }
 
     def _judging(self, data: Path, judge: str, chunks: int) -> tuple[list[str], Tokens]:
@@ -65,41 +67,62 @@ class Bench:
             names += [path.stem] * count
         return names, np.concatenate(parts)
 
-    def measure(self, type_name: str, rounding: str, *, linears: bool) -> np.ndarray:
+    def types_of(self, what: str, *, linears: bool) -> dict[str, str]:
+        """The types of tensors by name: one for all, or those of a tier."""
+        if what in TYPES:
+            return {name: what for name in self.candidates if linears or "_exps" in name}
+        plan = apex.plan(self.source, tier=what, imatrix=self.matrix)
+        return {
+            tensor.name: tensor.type
+            for tensor in plan.tensors
+            if not tensor.is_copied and self.resident.holds(tensor.name)
+        }
+
+    def measure(self, types: Mapping[str, str], rounding: str) -> np.ndarray:
         """KL divergence in nats (chunks, positions)."""
-        for name in self.candidates:
-            if linears or "_exps" in name:
-                self.resident.replace(name, type_name, self._rounded(name, type_name, rounding))
+        only = next(iter(types.values())) if len(set(types.values())) == 1 else None
+        self.resident.restore()
+        for name, type_name in types.items():
+            how = rounding if type_name == only else self._planned(name, type_name, rounding)
+            self.resident.replace(name, type_name, self._rounded(name, type_name, how))
         return self.divergences.measure()
+
+    def _planned(self, name: str, type_name: str, rounding: str) -> str:
+        return rounding_for(
+            rounding,
+            type_name,
+            has_importance=self.candidates[name].importance is not None,
+            has_moments=self.moments is not None and self.moments.entry(name) is not None,
+        )
 
     def _rounded(self, name: str, type_name: str, rounding: str) -> np.ndarray:
         tensor, reference = self.candidates[name].tensor, self.candidates[name].importance
-        assert reference is not None
         rows = np.empty(tensor.bytes, np.uint8)
         self.source.read(tensor, 0, rows.data)
         made = np.empty(tensor_bytes(type_name, tensor.shape), np.uint8)
         shape = (tensor.experts, tensor.rows // tensor.experts, tensor.columns)
-        importance = reference.values(self.matrix)
+        importance = None if reference is None else reference.values(self.matrix)
         objective = self._objectives(name) if rounding == "compensated" else None
         round_rows(rows, tensor.type, shape, type_name, importance, rounding, made, 0, objective)
         return made
 
-    def _objectives(self, name: str) -> Callable[[int], _core.Objective]:
+    def _objectives(self, name: str) -> Callable[[int], _core.Objective] | None:
         entry = None if self.moments is None else self.moments.entry(name)
         if entry is None:
-            raise SystemExit(f"There are no second moments of {name}.")
+            return None
         pooled, rows = entry.pooled()
         return lambda expert: _core.Objective(
             entry.columns, entry.sums(expert), float(entry.rows[expert]), pooled, float(rows)
         )
 
 
-def row_of(bench: Bench, type_name: str, *, linears: bool) -> dict[str, Any]:
+def row_of(bench: Bench, what: str, *, linears: bool) -> dict[str, Any]:
     roundings = ["reference", "unshrunk", *(["compensated"] if bench.moments else [])]
-    row: dict[str, Any] = {"type": type_name, "tensors": "linears" if linears else "experts"}
+    row: dict[str, Any] = {"type": what, "tensors": "linears" if linears else "experts"}
+    types = bench.types_of(what, linears=linears)
     first = None
     for rounding in roundings:
-        values = bench.measure(type_name, rounding, linears=linears)
+        values = bench.measure(types, rounding)
         found = values.mean(axis=1)
         first = found if first is None else first
         ratio = found.mean() / first.mean()
@@ -124,12 +147,13 @@ def main() -> None:
     parser.add_argument("--chunks", type=int, default=8, help="of each text that judges")
     parser.add_argument("--imatrix", type=Path)
     parser.add_argument("--second-moments", type=Path)
+    parser.add_argument("--tiers")
     parser.add_argument("--judge", default="eval-*.txt", help="texts in DATA that judge")
     given = parser.parse_args()
     bench = Bench(given)
     rows = json.loads(given.output.read_text("utf-8"))["rows"] if given.output.exists() else []
-    for type_name in given.types.split(","):
-        rows.append(row_of(bench, type_name, linears=given.linears))
+    for what in (given.tiers or given.types).split(","):
+        rows.append(row_of(bench, what, linears=given.linears))
         print(json.dumps(rows[-1]), flush=True)
         found = {
             "model": given.model.name,

@@ -58,8 +58,8 @@ std::unique_ptr<Objective> make_objective(int64_t columns, const Floats & sums, 
     }
     const rounding::Moments own{sums.data(), rows};
     const rounding::Moments all{pooled.data(), pooled_rows};
-    const rounding::Shrinkage shrinkage{
-        prior_rows, damping ? *damping : rounding::damping_for(rows, columns)};
+    const rounding::Shrinkage shrinkage{prior_rows,
+                                        damping ? *damping : rounding::damping_for(rows, columns)};
     py::gil_scoped_release release;
     return std::make_unique<Objective>(own, all, columns, shrinkage, threads);
 }
@@ -104,11 +104,10 @@ damping: what is added to the diagonal, as a share of it; without it .6 * sqrt(c
 Raises ValueError for sizes that do not fit together and where nothing is known.)")
         .def_property_readonly("columns", &Objective::columns)
         .def_property_readonly("moments", &moments, "H, float32 (columns, columns); a copy.");
-    module.def(
-        "compensate", &compensate, py::arg("src"), py::arg("type"), py::arg("objective"),
-        py::arg("out"), py::kw_only(), py::arg("src_type") = py::none(),
-        py::arg("shape") = py::none(), py::arg("threads") = 0,
-        R"(Improves the quantized rows of one matrix under an objective, in place.
+    module.def("compensate", &compensate, py::arg("src"), py::arg("type"), py::arg("objective"),
+               py::arg("out"), py::kw_only(), py::arg("src_type") = py::none(),
+               py::arg("shape") = py::none(), py::arg("threads") = 0,
+               R"(Improves the quantized rows of one matrix under an objective, in place.
 
 Errors of columns whose inputs move together make up for each other; then the scales of each row are
 multiplied so that its outputs keep their size. All sums are in binary32 in an order that depends on

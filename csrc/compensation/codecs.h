@@ -82,8 +82,8 @@ struct CodecQ3K : EvenLevels<-4, 8> {
 
     static void read(const uint8_t * b, Block & block) {
         for (int j = 0; j < 16; ++j) {
-            block.scale[j] = (b[96 + j % 8] >> (j / 8 * 4) & 15) |
-                             (b[104 + j % 4] >> (j / 4 * 2) & 3) << 4;
+            block.scale[j] =
+                (b[96 + j % 8] >> (j / 8 * 4) & 15) | (b[104 + j % 4] >> (j / 4 * 2) & 3) << 4;
         }
         for (int i = 0; i < kSuper; ++i) {
             block.level[i] = two_bits(b + 32, i, 0) | (b[i % 32] >> i / 32 & 1) << 2;
@@ -92,12 +92,13 @@ struct CodecQ3K : EvenLevels<-4, 8> {
     }
     static void write(const Block & block, uint8_t * b) {
         for (int j = 0; j < 8; ++j) {
-            b[96 + j] = static_cast<uint8_t>((block.scale[j] & 15) | (block.scale[j + 8] & 15) << 4);
+            b[96 + j] =
+                static_cast<uint8_t>((block.scale[j] & 15) | (block.scale[j + 8] & 15) << 4);
         }
         for (int j = 0; j < 4; ++j) {
-            b[104 + j] = static_cast<uint8_t>(block.scale[j] >> 4 | block.scale[j + 4] >> 4 << 2 |
-                                              block.scale[j + 8] >> 4 << 4 |
-                                              block.scale[j + 12] >> 4 << 6);
+            b[104 + j] =
+                static_cast<uint8_t>(block.scale[j] >> 4 | block.scale[j + 4] >> 4 << 2 |
+                                     block.scale[j + 8] >> 4 << 4 | block.scale[j + 12] >> 4 << 6);
         }
         Q3K::pack(block.level, b);
         put_float(block.d, b + 108);
@@ -231,8 +232,8 @@ struct CodecIq4 : EvenLevels<0, 16> {
 
     static void read(const uint8_t * b, Block & block) {
         for (int j = 0; super && j < 8; ++j) {
-            block.scale[j] =
-                (b[4 + j / 2] >> (j % 2 * 4) & 15) | (pair_at(b + 2) >> (2 * j) & 3) << 4;
+            block.scale[j] = (b[4 + j / 2] >> (j % 2 * 4) & 15) | (pair_at(b + 2) >> (2 * j) & 3)
+                                                                      << 4;
         }
         for (int i = 0; i < count; ++i) {
             const uint8_t * qs = b + Format::bytes - count / 2 + i / 32 * 16;

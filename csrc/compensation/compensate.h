@@ -4,7 +4,8 @@
 // 1. feed: block after block, every weight is rounded to what makes up for the errors before it
 //    (GPTQ, arXiv 2210.17323, in the form of QuIP's LDLQ, arXiv 2307.13304), with the integers of
 //    the scales searched anew.
-// 2. sweep: coordinate descent (CDQuant, arXiv 2406.17542): the scales of a block, then the integers
+// 2. sweep: coordinate descent (CDQuant, arXiv 2406.17542): the scales of a block, then the
+// integers
 //    of each part, then its levels move to where the objective is least.
 // 3. unshrink: one factor per row undoes what least squares take off the size of the outputs.
 #pragma once
@@ -50,7 +51,7 @@ class Compensator {
     void multiply(const float * x, const float * matrix, int64_t b, int64_t end) {
         std::memset(tile_.sums, 0, sizeof(float) * weights * tile);
         accumulate<L>(x, 0, end, matrix + b * weights * job_.columns, job_.columns, weights,
-                        tile_.sums);
+                      tile_.sums);
     }
 
     // The objective of every lane.
@@ -82,8 +83,8 @@ class Compensator {
                 }
                 const int64_t next = (p + 1) * part;
                 accumulate<L>(tile_.error, p * part, next, job_.factors + next * job_.columns,
-                                job_.columns, static_cast<int>((b + 1) * weights - next),
-                                sums_of(p) + part * tile);
+                              job_.columns, static_cast<int>((b + 1) * weights - next),
+                              sums_of(p) + part * tile);
             }
         }
     }
@@ -122,12 +123,11 @@ class Compensator {
                     const F here = cost_of(p, target, v);
                     const M better = (here < best) & is_allowed(p, v);
                     best = L::select(better, here, best);
-                    best_scale =
-                        L::select(better, T::load_lanes(tile_.scale, p, v), best_scale);
+                    best_scale = L::select(better, T::load_lanes(tile_.scale, p, v), best_scale);
                     best_min = L::select(better, T::load_lanes(tile_.min, p, v), best_min);
                     if constexpr (directions == 2) {
-                        best_down = L::select(better, L::all(static_cast<float>(direction)),
-                                              best_down);
+                        best_down =
+                            L::select(better, L::all(static_cast<float>(direction)), best_down);
                     }
                 }
             }
@@ -194,8 +194,8 @@ class Compensator {
             }
             const int64_t next = (p + 1) * part;
             accumulate<L>(tile_.along, p * part - first, next - first,
-                            job_.moments + next * job_.columns + first, job_.columns,
-                            static_cast<int>(first + weights - next), sums_of(p) + part * tile);
+                          job_.moments + next * job_.columns + first, job_.columns,
+                          static_cast<int>(first + weights - next), sums_of(p) + part * tile);
         }
     }
 
@@ -274,7 +274,7 @@ class Compensator {
             float * product = tile_.products[which];
             std::memset(product, 0, sizeof(float) * weights * tile);
             accumulate<L>(tile_.along, 0, weights, job_.moments + first * job_.columns + first,
-                            job_.columns, weights, product);
+                          job_.columns, weights, product);
             for (int v = 0; v < 2; ++v) {
                 linear[which][v] = square[which][v] = L::all(0.f);
                 mixed[v] = L::all(0.f);
@@ -314,8 +314,8 @@ class Compensator {
             const F step = L::select(better, s, L::all(0.f));
             const F min_step = L::select(better, m, L::all(0.f));
             for (int i = 0; i < weights; ++i) {
-                F moved = T::load_lanes(tile_.sums, i, v) +
-                          step * T::load_lanes(tile_.products[0], i, v);
+                F moved =
+                    T::load_lanes(tile_.sums, i, v) + step * T::load_lanes(tile_.products[0], i, v);
                 if constexpr (Codec::has_mins) {
                     moved -= min_step * T::load_lanes(tile_.products[1], i, v);
                 }

@@ -68,8 +68,7 @@ class LevelSteps {
                 const float * row = job_.moments + column * job_.columns + first;
                 const F value = T::load_lanes(tile_.value, column, v);
                 const F now = s * value - m;
-                const F best =
-                    nearest((now - T::load_lanes(slope, i, v) / row[i] + m) * inverse);
+                const F best = nearest((now - T::load_lanes(slope, i, v) / row[i] + m) * inverse);
                 const F change = s * (best - value);
                 T::store_lanes(best, tile_.value, column, v);
                 for (int k = 0; k < part; ++k) {

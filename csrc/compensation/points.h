@@ -121,7 +121,8 @@ class PointSearch {
         }
     }
 
-    // The costs of one half of a group, by its number; `turned`: with the sign of one weight turned.
+    // The costs of one half of a group, by its number; `turned`: with the sign of one weight
+    // turned.
     void tabulate(int first, F * straight, [[maybe_unused]] F * turned) {
         int count = 1;
         straight[0] = L::all(0.f);

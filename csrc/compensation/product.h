@@ -29,7 +29,7 @@ inline void store(V value, float * to) {
 // is a multiple of four.
 template <typename L>
 inline void accumulate(const float * x, int64_t begin, int64_t end, const float * matrix,
-                         int64_t stride, int count, float * sums) {
+                       int64_t stride, int count, float * sums) {
     using F = typename L::F;
     constexpr int tile = kTile<L>;
     for (int j = 0; j < count; j += 4) {

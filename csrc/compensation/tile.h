@@ -15,22 +15,22 @@ class Tile {
     using F = typename L::F;
     using Format = typename Codec::Format;
     static constexpr int tile = kTile<L>;
-    static constexpr int weights = Format::weights;      // of a block
+    static constexpr int weights = Format::weights;       // of a block
     static constexpr int part = weights / Format::parts;  // weights under one scale
     static constexpr int parts = Format::parts;           // of a block
 
     // All by column, except the scales, integers by part and d by block.
-    float * w;       // the weights
-    float * error;   // what they have become, minus the weights
-    float * value;   // of their levels
-    float * scale;   // integers
-    float * min;     // integers
+    float * w;      // the weights
+    float * error;  // what they have become, minus the weights
+    float * value;  // of their levels
+    float * scale;  // integers
+    float * min;    // integers
     float * d;
     float * dmin;
-    float * point;   // indices, by group
-    float * signs;   // by eight weights
-    float * sums;    // products, by column of one block
-    float * along;   // a direction, by column of one block
+    float * point;        // indices, by group
+    float * signs;        // by eight weights
+    float * sums;         // products, by column of one block
+    float * along;        // a direction, by column of one block
     float * products[2];  // of directions
 
     explicit Tile(const Compensation & job) : job_(job) {
@@ -172,8 +172,7 @@ class Tile {
                 block.point[g] = static_cast<int32_t>(point[(b * groups + g) * tile + lane]);
             }
             for (int k = 0; k < weights / 8; ++k) {
-                block.signs[k] =
-                    static_cast<int32_t>(signs[(b * (weights / 8) + k) * tile + lane]);
+                block.signs[k] = static_cast<int32_t>(signs[(b * (weights / 8) + k) * tile + lane]);
             }
         } else {
             for (int i = 0; i < weights; ++i) {

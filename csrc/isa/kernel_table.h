@@ -42,7 +42,7 @@ using CompensateRows = void (*)(const Compensation &);
 using FactorPanel = void (*)(float * matrix, int64_t size, int64_t first, int64_t last,
                              float * pivots);
 using SubtractPanel = void (*)(float * matrix, int64_t size, int64_t first, int64_t last,
-                               const float * pivots, int64_t row);
+                               const float * pivots, int64_t row, int64_t rows);
 constexpr int64_t kFactorPanel = 64;  // columns
 
 // Adds to a square of kPanel by kPanel sums the products of two panels of rows: of every row in

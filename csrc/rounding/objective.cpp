@@ -48,8 +48,15 @@ Objective::Objective(const Moments & own, const Moments & pooled, int64_t column
                 if (i == k) {
                     value += shrinkage.damping * value + kLeast;
                 }
+                moments_[static_cast<size_t>(i * columns + k)] = static_cast<float>(value);
+            }
+        }
+    });
+    engine::parallel_for((columns + kRows - 1) / kRows, threads, [&](int64_t part) {
+        for (int64_t i = part * kRows; i < std::min(columns, (part + 1) * kRows); ++i) {
+            for (int64_t k = i + 1; k < columns; ++k) {
                 moments_[static_cast<size_t>(i * columns + k)] =
-                    moments_[static_cast<size_t>(k * columns + i)] = static_cast<float>(value);
+                    moments_[static_cast<size_t>(k * columns + i)];
             }
         }
     });
@@ -67,10 +74,9 @@ void Objective::factorize(int threads) {
                 kernels.factor_panel(factors_.data(), columns_, first, last, pivots_.data());
             });
             engine::parallel_for((first + kRows - 1) / kRows, threads, [&](int64_t part) {
-                for (int64_t row = part * kRows; row < std::min(first, (part + 1) * kRows); ++row) {
-                    kernels.subtract_panel(factors_.data(), columns_, first, last, pivots_.data(),
-                                           row);
-                }
+                const int64_t row = part * kRows;
+                kernels.subtract_panel(factors_.data(), columns_, first, last, pivots_.data(), row,
+                                       std::min(kRows, first - row));
             });
         }
         if (std::all_of(pivots_.begin(), pivots_.end(),

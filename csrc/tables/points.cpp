@@ -33,8 +33,11 @@ class Book {
             }
             halves_.push_back(static_cast<uint8_t>(number));
         }
-        points_ = {static_cast<int>(count), static_cast<int>(ordered.size()), halves_.data(),
-                   weights_.data(), {}};
+        points_ = {static_cast<int>(count),
+                   static_cast<int>(ordered.size()),
+                   halves_.data(),
+                   weights_.data(),
+                   {}};
         std::copy(ordered.begin(), ordered.end(), points_.value);
     }
 
