@@ -1,8 +1,8 @@
 """Compensated rounding against the numpy model, on inputs that break kernels.
 
-Run as a script, by python -m support.compensating, it compares random cases for --seconds, under the
-instruction set that APEX_ISA names, prints what differs and ends with 1. With --write it only writes
-what apex makes of the fixed cases, so that the model has to be asked only once for several
+Run as a script, by python -m support.compensating, it compares random cases for --seconds, under
+the instruction set that APEX_ISA names, prints what differs and ends with 1. With --write it only
+writes what apex makes of the fixed cases, so that the model has to be asked only once for several
 instruction sets.
 """
 
