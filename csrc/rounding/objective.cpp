@@ -11,7 +11,7 @@ namespace apex::rounding {
 
 namespace {
 
-constexpr double kDamping = 0.6;
+constexpr double kDamping = 3;
 // What a column that was never active counts for, as a share of the mean.
 constexpr double kLeast = 1e-5;
 // Rows that a task takes.
@@ -20,7 +20,7 @@ constexpr int64_t kRows = 64;
 }  // namespace
 
 double damping_for(double rows, int64_t columns) {
-    return kDamping * std::sqrt(static_cast<double>(columns) / std::max(rows, 1.0));
+    return kDamping * static_cast<double>(columns) / std::max(rows, 1.0);
 }
 
 Objective::Objective(const Moments & own, const Moments & pooled, int64_t columns,
@@ -66,7 +66,7 @@ Objective::Objective(const Moments & own, const Moments & pooled, int64_t column
 // Where rounding errors have left no positive pivot, the diagonal is raised until there is.
 void Objective::factorize(int threads) {
     const KernelTable & kernels = dispatch::kernels();
-    for (float raise = 1e-3f; raise < 10.f; raise *= 10.f) {
+    for (float raise = 1e-3f; raise < 2.f; raise *= 10.f) {
         factors_ = moments_;
         for (int64_t last = columns_; last > 0; last -= kFactorPanel) {
             const int64_t first = std::max<int64_t>(last - kFactorPanel, 0);

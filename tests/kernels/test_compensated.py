@@ -90,7 +90,7 @@ def test_the_objective_by_hand(rows: int, pooled_rows: int, damping: float | Non
     )
     wanted = own.T @ own + 10 * (pooled.T @ pooled) / max(pooled_rows, 1)
     wanted /= np.trace(wanted) / 32
-    damping = 0.6 * np.sqrt(32 / max(rows, 1)) if damping is None else damping
+    damping = 3.0 * 32 / max(rows, 1) if damping is None else damping
     wanted += np.diag(damping * wanted.diagonal() + 1e-5)
     assert np.allclose(made.moments, wanted, rtol=1e-6, atol=1e-6)
 

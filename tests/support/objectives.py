@@ -36,7 +36,7 @@ def packed(square: Array) -> Array:
 
 
 def damping_for(rows: float, columns: int) -> float:
-    return 0.6 * float(np.sqrt(columns / max(rows, 1)))
+    return 3.0 * columns / max(rows, 1)
 
 
 def make_objective(
