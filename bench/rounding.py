@@ -50,7 +50,8 @@ class Bench:
         moments = given.second_moments
         self.moments = None if moments is None else load_second_moments(moments)
         self.resident = ResidentModel(self.source, RunOptions())
-        self.names, tokens = self._judging(given.data, given.judge, given.chunks)
+        names, tokens = self._judging(given.data, given.judge, given.chunks)
+        self.names = np.array(names)
         self.divergences = Divergences(self.resident, tokens)
         self.candidates = {
             name: candidate
@@ -133,6 +134,10 @@ def row_of(bench: Bench, what: str, *, linears: bool) -> dict[str, Any]:
             "most": float(values.max()),
             "ratio": float(ratio),
             "error": float(apart / first.mean()),
+            "texts": {
+                name: float(found[bench.names == name].mean() / first[bench.names == name].mean())
+                for name in dict.fromkeys(bench.names.tolist())
+            },
         }
     return row
 
@@ -160,7 +165,7 @@ def main() -> None:
             "apex": apex.__version__,
             "isa": _core.inference_features(),
             "second_moments": bench.moments and bench.moments.path,
-            "chunks": bench.names,
+            "chunks": bench.names.tolist(),
             "rows": rows,
         }
         given.output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
