@@ -242,7 +242,7 @@ class Objective:
 
         sums: float32, the lower triangle of the sum of x x^T over `rows` inputs, row by row.
         pooled, pooled_rows: the same of all experts of the tensor.
-        damping: what is added to the diagonal, as a share of it; without it .6 * sqrt(columns / rows), so
+        damping: what is added to the diagonal, as a share of it; without it 3 * columns / rows, so
             that of few rows little more than the diagonal is left.
 
         Raises ValueError for sizes that do not fit together and where nothing is known.
