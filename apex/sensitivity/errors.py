@@ -123,7 +123,10 @@ def measure_tables(
         "second_moments": second_moments,
         "allow_requantize": True,
     }
-    plans = [plan(sampled, **{**given, "types": _types_as(candidates, name)}) for name in types]
+    plans = []
+    for name in types:
+        options: PlanOptions = {**given, "types": _types_as(candidates, name)}
+        plans.append(plan(sampled, **options))
     errors = measure_errors_of(plans, settings, source=sampled, progress=progress)
     counts = _counts(plans, matrix)
     tables: dict[str, dict[str, float]] = {name: {} for name in candidates}
