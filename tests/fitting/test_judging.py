@@ -18,7 +18,7 @@ import apex
 from apex.calibration import Text
 from apex.errors import RunError, UsageError
 from apex.evaluation import EvalOptions, Evaluator
-from apex.files import ImportanceMatrix, SecondMoments, load_imatrix, load_second_moments
+from apex.files import load_imatrix, load_second_moments
 from apex.fitting import judging
 from apex.fitting.judging import Judge, Judged, difference
 from apex.inference import ResidentModel, RunOptions, resident
@@ -132,27 +132,6 @@ def test_experts_and_a_head_that_is_not_run(demo_model: Path, tmp_path: Path) ->
     check_against_a_file(judge, plan, tmp_path / "file.gguf")
 
 
-def with_data(model: Path, folder: Path) -> tuple[ImportanceMatrix, SecondMoments]:
-    """An importance matrix of all that is quantized, and second moments of most of that."""
-    random, entries, sums = np.random.default_rng(3), {}, {}
-    for tensor in open_model(model).tensors:
-        if len(tensor.shape) < 2 or tensor.name == "token_embd.weight":
-            continue
-        mixing = random.standard_normal((tensor.columns, tensor.columns)) / 16
-        inputs = [
-            random.standard_normal((400 + expert, tensor.columns)) @ mixing
-            for expert in range(tensor.experts)
-        ]
-        squares = np.stack([(rows**2).sum(axis=0) for rows in inputs]).astype(np.float32)
-        counts = np.array([len(rows) for rows in inputs], np.float32)
-        entries[tensor.name] = squares, counts
-        if "attn_v" not in tensor.name:
-            sums[tensor.name] = moments.entry_of(inputs)
-    write_gguf(folder / "matrix.gguf", entries)
-    moments.write_moments(folder / "moments.gguf", sums)
-    return load_imatrix(folder / "matrix.gguf"), load_second_moments(folder / "moments.gguf")
-
-
 @pytest.mark.parametrize("rounding", ["unshrunk", "compensated"])
 @pytest.mark.parametrize("fixture", ["tiny_model", "demo_model"])
 def test_with_another_rounding(
@@ -160,8 +139,9 @@ def test_with_another_rounding(
 ) -> None:
     """By the objectives of every expert, as the file is made."""
     model: Path = request.getfixturevalue(fixture)
-    matrix, given = with_data(model, tmp_path)
-    second_moments = given if rounding == "compensated" else None
+    paths = moments.write_data(model, tmp_path)
+    matrix = load_imatrix(paths[0])
+    second_moments = load_second_moments(paths[1]) if rounding == "compensated" else None
     sensitivity = with_chunks(sensitivity_of(model), 0)
     judge = Judge(
         open_model(model), matrix, sensitivity, [TEXT], RUN, chunks=1,
