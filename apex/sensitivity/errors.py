@@ -159,10 +159,10 @@ def _counts(plans: Sequence[Plan], matrix: ImportanceMatrix | None) -> dict[str,
 
 def _relative(name: str, measured: MeasuredError, counts: Mapping[int, float] | None) -> float:
     if measured.output_squares > 0:
-        # Columns whose inputs move together are what compensated rounding uses: importance alone
-        # would say 1.3 to 80 times the error, in codebooks 20 % less of that than in levels. Second
-        # moments flatter on their own text, but all types alike, and slopes make up for that
-        # (bench/README.md).
+        # Importance alone would not see that errors cancel: it says 1.2 to 80 times the error on
+        # other text, more for some types than for others. Second moments say .65 to 1.9 times that,
+        # for all types alike, and the slope of a group makes up for it (bench/README.md). A tensor
+        # without second moments counts for too much only in a group with others that have them.
         return measured.output_error / measured.output_squares
     error = squares = 0.0
     for expert, (part, of) in sorted(measured.by_expert.items()):
