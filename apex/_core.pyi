@@ -250,6 +250,11 @@ class Objective:
     @property
     def columns(self) -> int: ...
     @property
+    def diagonal(self) -> numpy.typing.NDArray[numpy.float32]:
+        """
+        Of H, float32 (columns,); a copy.
+        """
+    @property
     def moments(self) -> numpy.typing.NDArray[numpy.float32]:
         """
         H, float32 (columns, columns); a copy.
@@ -327,7 +332,10 @@ class Accumulator(ActivationSink):
     """
     Sums of squared activations per column and expert, in float32, in the order of the rows.
     """
-    def __init__(self, threads: int = 0) -> None: ...
+    def __init__(self, threads: int = 0, without: collections.abc.Set[str] = set()) -> None:
+        """
+        without: tensors that are passed over.
+        """
     def add_by_way_of_device(
         self,
         device: int,

@@ -1,11 +1,13 @@
 """Are fitted files better than tiers and stock mixes of their size? Measures and prints tables.
 
 python bench/fitting.py MODEL DATA OUTPUT.json [--parts sizes,stock,predictions,cost] [--chunks N]
+    [--imatrix FILE] [--second-moments FILE --parts rounding]
 
 MODEL: an F16 model of 16 trunk layers (edge and near zones of 2 layers are used). DATA: a folder
 with calibration-in-domain.txt, by which everything is made, and eval-*.txt, by which it is judged.
 Files are not written: the model in memory becomes what each file would be, which computes the same
-(tests/inference/test_resident.py). What was measured before is kept beside OUTPUT.
+(tests/inference/test_resident.py). What was measured before is kept beside OUTPUT. Part "rounding"
+tells what compensated rounding and a fit give at the sizes of the tiers, each alone and both.
 """
 
 from __future__ import annotations
@@ -24,18 +26,19 @@ import numpy as np
 import apex
 from apex.allocation import Choice, Frontier
 from apex.calibration import read_texts
-from apex.files import ImportanceMatrix, load_imatrix
+from apex.files import ImportanceMatrix, load_imatrix, load_second_moments
 from apex.fitting import Fit, Wish, fit
 from apex.fitting.judging import Judge
 from apex.fitting.refining import refine
 from apex.inference import Divergences, ResidentModel, RunOptions, Tokens, chunks_of, read_text
-from apex.planning import Plan
+from apex.planning import REFERENCE, Plan
 from apex.sensitivity import Sensitivity, load_sensitivity
 from apex.sensitivity.errors import candidates_of
 from apex.sensitivity.measuring import measure
 from apex.sensitivity.options import MeasureOptions
 from apex.sensitivity.probing import Prober
 
+COMPENSATED = "compensated"
 TIERS = ("i-quality", "i-compact", "mini", "nano")
 STOCK = ("Q4_K_M", "IQ4_XS", "Q3_K_M", "IQ3_XXS", "IQ2_M")
 WIDTHS: dict[str, Any] = {"edge_layers": 2, "near_layers": 2}
@@ -52,24 +55,36 @@ Losses = Mapping[str, Mapping[str, float]]
 class Bench:
     """The model, what was measured of it, and the texts that judge."""
 
-    def __init__(self, model: Path, data: Path, output: Path, chunks: int) -> None:
-        self.source = apex.open_model(model)
-        self.folder = output.with_suffix("")
+    def __init__(self, given: argparse.Namespace) -> None:
+        self.source = apex.open_model(given.model)
+        self.folder = given.output.with_suffix("")
         self.folder.mkdir(exist_ok=True)
-        self.texts = read_texts([data / "calibration-in-domain.txt"])
-        self.matrix = self._matrix(model)
+        self.texts = read_texts([given.data / "calibration-in-domain.txt"])
+        self.matrix = self._matrix(given)
+        self.moments_path = given.second_moments
         self.resident = ResidentModel(self.source, RunOptions())
-        self.names, tokens = self._judging(data, chunks)
+        self.names, tokens = self._judging(given.data, given.chunks)
         self.divergences = Divergences(self.resident, tokens)
+        roundings = [REFERENCE] if given.second_moments is None else [REFERENCE, COMPENSATED]
+        self.probers = {rounding: self._prober(rounding) for rounding in roundings}
+        self.rounding = REFERENCE  # that the resident model has now
         candidates = candidates_of(self.source, self.matrix)
-        self.prober = Prober(self.source, self.matrix, candidates, self.resident, self.divergences)
         self.chosen = {name for name in candidates if self.resident.holds(name)}
 
-    def _matrix(self, model: Path) -> ImportanceMatrix:
-        path = self.folder / "imatrix.gguf"
+    def _matrix(self, given: argparse.Namespace) -> ImportanceMatrix:
+        path = given.imatrix or self.folder / "imatrix.gguf"
         if not path.exists():
-            apex.calibrate(model, path, self.texts)
+            apex.calibrate(given.model, path, self.texts)
         return load_imatrix(path)
+
+    def _prober(self, rounding: str) -> Prober:
+        path = self.moments_path if rounding == COMPENSATED else None
+        moments = None if path is None else load_second_moments(path)
+        candidates = candidates_of(self.source, self.matrix, rounding, moments)
+        return Prober(
+            *(self.source, self.matrix, candidates, self.resident, self.divergences),
+            *(rounding, moments),
+        )
 
     def _judging(self, data: Path, chunks: int) -> tuple[list[str], Tokens]:
         names, parts = [], []
@@ -81,23 +96,32 @@ class Bench:
         return names, np.concatenate(parts)
 
     def sensitivity(
-        self, detail: str, chunks: int, text: str
+        self, detail: str, chunks: int, text: str, rounding: str = REFERENCE
     ) -> tuple[Sensitivity, dict[str, float]]:
         """Measured once, then read; and what it cost."""
-        path = self.folder / f"{detail}-{chunks}-{text}.json"
-        cost = self.folder / f"{detail}-{chunks}-{text}-cost.json"
+        name = f"{detail}-{chunks}-{text}" + ("" if rounding == REFERENCE else f"-{rounding}")
+        path, cost = self.folder / f"{name}.json", self.folder / f"{name}-cost.json"
         if not path.exists():
-            given = MeasureOptions(detail=detail, chunks=chunks)
+            given = MeasureOptions(detail=detail, chunks=chunks, **self._rounded(rounding))
             texts = self.texts if text == "in-domain" else ()
             made = measure(self.source, path, self.matrix, texts, options=given)
             numbers = {"tokens": made.tokens, "probes": made.probes, "seconds": made.seconds}
             cost.write_text(json.dumps(numbers), encoding="utf-8")
         return load_sensitivity(path), json.loads(cost.read_text(encoding="utf-8"))
 
-    def judge(self, types: Mapping[str, str]) -> dict[str, float]:
+    def _rounded(self, rounding: str) -> dict[str, Any]:
+        """As options."""
+        moments = self.moments_path if rounding == COMPENSATED else None
+        return {"rounding": rounding, "second_moments": moments}
+
+    def judge(self, types: Mapping[str, str], rounding: str = REFERENCE) -> dict[str, float]:
         """What the model with these types is like on the texts that judge."""
-        self.prober.become({name: kind for name, kind in types.items() if name in self.chosen})
-        values = self.prober.measure()
+        if rounding != self.rounding:
+            self.probers[self.rounding].restore()
+            self.rounding = rounding
+        prober = self.probers[rounding]
+        prober.become({name: kind for name, kind in types.items() if name in self.chosen})
+        values = prober.measure()
         by_chunk = values.mean(axis=1)
         return {
             "kl": float(values.mean()),
@@ -106,12 +130,13 @@ class Bench:
             "maximum": float(values.max()),
         }
 
-    def judge_plan(self, made: Plan) -> dict[str, float]:
+    def judge_plan(self, made: Plan, rounding: str = REFERENCE) -> dict[str, float]:
         types = {t.name: t.type for t in made.tensors if not t.is_copied}
-        return self.judge(types) | {"bytes": made.file_bytes}
+        return self.judge(types, rounding) | {"bytes": made.file_bytes}
 
-    def fit(self, sensitivity: Sensitivity, wish: Wish) -> Fit:
-        return fit(self.source, sensitivity, wish, imatrix=self.matrix, **WIDTHS)
+    def fit(self, sensitivity: Sensitivity, wish: Wish, rounding: str = REFERENCE) -> Fit:
+        options = {**WIDTHS, **self._rounded(rounding)}
+        return fit(self.source, sensitivity, wish, imatrix=self.matrix, **options)
 
     def plan(self, name: str) -> Plan:
         if name in TIERS:
@@ -138,6 +163,23 @@ def sizes(bench: Bench, names: tuple[str, ...]) -> Iterator[dict[str, Any]]:
         if name in REFINED:
             refined = _refined(bench, sensitivity, wish, fitted)
             row["refined"] = bench.judge_plan(refined.plan)
+        print(json.dumps(row), flush=True)
+        yield row
+
+
+def rounding(bench: Bench) -> Iterator[dict[str, Any]]:
+    """At the bytes of each tier: it and the fit, and both compensated; and the fit to that."""
+    plain, _ = bench.sensitivity(*MAIN)
+    own, _ = bench.sensitivity(*MAIN, COMPENSATED)
+    for name in TIERS:
+        wish, tier = Wish(like=name), bench.plan(name)
+        fits = {"fit": bench.fit(plain, wish), "fit to it": bench.fit(own, wish, COMPENSATED)}
+        row: dict[str, Any] = {"name": name, "itself": bench.judge_plan(tier)}
+        row["fit"] = bench.judge_plan(fits["fit"].plan)
+        row["compensated"] = bench.judge_plan(tier, COMPENSATED)
+        row["fit, compensated"] = bench.judge_plan(fits["fit"].plan, COMPENSATED)
+        row["fit to compensated"] = bench.judge_plan(fits["fit to it"].plan, COMPENSATED)
+        row["fit to compensated"]["predicted"] = fits["fit to it"].predicted
         print(json.dumps(row), flush=True)
         yield row
 
@@ -221,6 +263,7 @@ PARTS: dict[str, Callable[[Bench], Iterator[dict[str, Any]]]] = {
     "stock": lambda bench: sizes(bench, STOCK),
     "predictions": predictions,
     "cost": costs,
+    "rounding": rounding,
 }
 
 
@@ -235,11 +278,13 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("data", type=Path)
     parser.add_argument("output", type=Path)
-    parser.add_argument("--parts", default=",".join(PARTS))
+    parser.add_argument("--parts", default="sizes,stock,predictions,cost")
     parser.add_argument("--chunks", type=int, default=8, help="of each text that judges")
+    parser.add_argument("--imatrix", type=Path)
+    parser.add_argument("--second-moments", type=Path)
     given = parser.parse_args()
     begin = time.monotonic()
-    bench = Bench(given.model, given.data, given.output, given.chunks)
+    bench = Bench(given)
     found: dict[str, Any] = {}
     if given.output.exists():
         found = json.loads(given.output.read_text(encoding="utf-8"))

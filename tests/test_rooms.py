@@ -20,7 +20,9 @@ PYTHON = {
     "files": {"errors", "_core"},
     "planning": {"errors", "policy", "sources", "files", "types", "_core"},
     "gpu": {"errors", "_core"},
-    "quantizing": {"cpu", "errors", "sources", "files", "gpu", "planning", "types", "_core"},
+    "quantizing": {
+        *("cpu", "errors", "sources", "files", "gpu", "planning", "types", "verification", "_core"),
+    },
     "verification": {"errors", "policy", "sources", "files", "planning", "types", "_core"},
     "inference": {"cpu", "errors", "sources", "_core"},
     "calibration": {"cpu", "errors", "sources", "files", "inference", "_core"},

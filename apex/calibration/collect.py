@@ -23,7 +23,7 @@ from apex.calibration.estimate import estimated_seconds
 from apex.calibration.identity import model_digest
 from apex.calibration.matrix import ImportanceAccumulator
 from apex.calibration.options import CalibrationProgress, CalibrationResult, CollectOptions
-from apex.calibration.passes import Passes
+from apex.calibration.passes import OUTPUT, Passes
 from apex.calibration.runner import Runner
 from apex.cpu import cpu_info
 from apex.errors import OutputError, UsageError
@@ -120,7 +120,8 @@ class _Run:
         # ggml's threads spin between two parts of a graph, so as many again would stand in the way.
         threads = max(1, (options.run.threads or cpu_info().threads) // 2)
         length = options.run.context_length
-        self.matrix = ImportanceAccumulator(chunk_size=length, threads=threads)
+        without = () if options.output_matrix else (OUTPUT,)
+        self.matrix = ImportanceAccumulator(chunk_size=length, threads=threads, without=without)
         self.passes: Passes | None = None
         self.earlier: list[list[str]] = []  # passes without squares
         self.last: list[str] = []  # the tensors of the pass that comes with them
@@ -259,7 +260,8 @@ class _Run:
                 self._tell(report, begin, None)
             moments = self.passes.sink(self.last) if self.last else None
         sinks = [squares] if moments is None else [squares, moments]
-        for done in self.runner.groups(self.chunks[self.resumed :], sinks):
+        output = self.options.output_matrix or OUTPUT in self.last
+        for done in self.runner.groups(self.chunks[self.resumed :], sinks, output=output):
             self.done = self.resumed + done
             self.checkpoint.keep(self.done, self.matrix)
             coverage = self._coverage()

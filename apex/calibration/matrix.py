@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,13 @@ class ImportanceAccumulator:
         datasets: names of the texts, as written into the file.
     """
 
-    def __init__(self, *, chunk_size: int = 512, threads: int = 0) -> None:
+    def __init__(
+        self, *, chunk_size: int = 512, threads: int = 0, without: Collection[str] = ()
+    ) -> None:
+        """threads: 0 for all. without: names of tensors that are passed over."""
         self.chunk_size = chunk_size
         self.datasets: list[str] = []
-        self.accumulator = _core.Accumulator(threads)
+        self.accumulator = _core.Accumulator(threads, set(without))
 
     def add(
         self,

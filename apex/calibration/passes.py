@@ -11,12 +11,16 @@ import numpy as np
 
 from apex import _core
 from apex.calibration.options import MomentsPlan
+from apex.calibration.readers import EMBEDDING, add_readers, readers_of
 from apex.calibration.runner import Runner
 from apex.errors import ImatrixError, RunError
 from apex.files import MomentsContent, MomentsWriter, check_output, missing_bytes
 from apex.inference import RunOptions, Tokens, available_memory
 
-__all__ = ["Passes"]
+__all__ = ["OUTPUT", "Passes"]
+
+#: The output matrix, which importance matrices leave out unless it is asked for.
+OUTPUT = "output.weight"
 
 # Tokens that show which matrix products there are.
 _FEW_TOKENS = 64
@@ -67,13 +71,18 @@ class Passes:
         self._runner, self._chunks, self._options = runner, chunks, options
         self._inputs = self._learn()
         self._memory = max_memory or (available_memory() or 2 * _DEFAULT_MEMORY) // 2
+        sizes = {i.name: (i.columns, i.matrices) for i in self._inputs if not i.same}
+        readers = readers_of(runner.file)
+        if readers:
+            sizes[EMBEDDING] = readers[0][1].columns, 1
         self._content = MomentsContent(
             model_digest,
             datasets,
             len(chunks),
             options.context_length,
-            {i.name: (i.columns, i.matrices) for i in self._inputs if not i.same},
+            sizes,
             {i.name: i.same for i in self._inputs if i.same},
+            [EMBEDDING] if readers else [],
             identity,
         )
         self._path = path
@@ -87,7 +96,7 @@ class Passes:
         probe = _core.Moments(set())
         size = tokens.size
         run = replace(self._options, context_length=size, batch_size=size, micro_batch_size=size)
-        for _ in self._runner.groups(tokens, [probe], run=run):
+        for _ in self._runner.groups(tokens, [probe], run=run, output=True):
             pass
         inputs = [_Input(*found) for found in probe.inputs()]
         if not inputs:
@@ -103,11 +112,22 @@ class Passes:
         self._writer.__enter__()
         try:
             self.left = list(self._divided())
+            self._read_weights()
         except BaseException:
             self._writer.__exit__(None, None, None)
             raise
         self.plan = replace(self.plan, passes=len(self.left))
         return self
+
+    def _read_weights(self) -> None:
+        """Write what comes from the model's weights, for which nothing is run."""
+        for name in self._content.of_weights:
+            if name not in self._writer.finished:
+                sink = self.sink([name])
+                add_readers(self._runner.file, sink)
+                sums, rows = sink.entry(name)
+                self._writer.write(name, 0, sums)
+                self._writer.finish({name: rows})
 
     def _divided(self) -> Iterator[list[str]]:
         """The tensors that are not finished, in the order of the graph, as memory holds them."""
@@ -137,7 +157,8 @@ class Passes:
         """
         for index, names in enumerate(passes):
             sink = self.sink(names)
-            for done in self._runner.groups(self._chunks, [sink], until=self._last(names)):
+            output, until = OUTPUT in names, self._last(names)
+            for done in self._runner.groups(self._chunks, [sink], output=output, until=until):
                 if done == len(self._chunks):
                     self.write(sink, names)
                 yield index * len(self._chunks) + done

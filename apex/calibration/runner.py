@@ -45,12 +45,14 @@ class Runner:
         sinks: Sequence[_core.ActivationSink],
         *,
         run: RunOptions | None = None,
+        output: bool = False,
         until: str = "",
     ) -> Iterator[int]:
         """Run chunks; yields after each group how many are done.
 
-        run: how, where not as the options say. until: a tensor of the trunk after which the rest,
-        the head too, is left out. Raises RunError.
+        run: how, where not as the options say. output: whether the sinks get the inputs of the
+        output matrix too. until: a tensor of the trunk after which the rest, the head too, is left
+        out. Raises RunError.
         """
         run = run or self._options.run
         with running(self.file.path):
@@ -59,7 +61,7 @@ class Runner:
                 self.model,
                 run,
                 collect=sinks,
-                collect_output=self._options.output_matrix,
+                collect_output=output,
                 collect_until=until,
             )
             head = self._head(run, sinks) if self.has_mtp and not until else None

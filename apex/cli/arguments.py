@@ -24,6 +24,7 @@ __all__ = [
     "OverwriteArgument",
     "PlanArguments",
     "QuietArgument",
+    "RoundingArguments",
     "ThreadsArgument",
     "TypesArguments",
     "as_command",
@@ -118,18 +119,9 @@ class ModelArgument:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TypesArguments:
-    """What a plan depends on beside the model, and beside its tier or file type."""
+class RoundingArguments:
+    """How weights become levels."""
 
-    imatrix: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE|auto",
-            help="Importance matrix, GGUF or .dat. auto: the one beside the model, which quantize "
-            "makes where there is none.",
-            rich_help_panel=TIER,
-        ),
-    ] = None
     rounding: Annotated[
         str,
         typer.Option(
@@ -146,6 +138,21 @@ class TypesArguments:
             metavar="FILE",
             help="Second moments for compensated rounding; apex imatrix --second-moments "
             "collects them.",
+            rich_help_panel=TIER,
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TypesArguments(RoundingArguments):
+    """What a plan depends on beside the model, and beside its tier or file type."""
+
+    imatrix: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE|auto",
+            help="Importance matrix, GGUF or .dat. auto: the one beside the model, which quantize "
+            "makes where there is none.",
             rich_help_panel=TIER,
         ),
     ] = None

@@ -178,6 +178,7 @@ class Settling:
                 chunks=chunks,
                 resident=given.resident,
                 rounding=fitter.options.get("rounding", "reference"),
+                second_moments=fitter.moments,
                 progress=lambda done, count: stage("running the model", done, count, ""),
             )
 

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from apex.cli import output
-from apex.cli.arguments import FILES, JsonArgument, ModelArgument, OverwriteArgument, QuietArgument
+from apex.cli.arguments import (
+    FILES,
+    JsonArgument,
+    ModelArgument,
+    OverwriteArgument,
+    QuietArgument,
+    RoundingArguments,
+)
 from apex.cli.calibrating import print_calibration, showing_calibration, usable_matrix
 from apex.cli.output import Printer
 from apex.cli.progress import showing_stages
@@ -38,6 +45,7 @@ class MeasureArguments(
     ResidentArgument,
     RunArguments,
     TextArguments,
+    RoundingArguments,
     ModelArgument,
 ):
     """What ``apex measure`` is given."""
@@ -113,6 +121,8 @@ class MeasureArguments(
             sample=self.sample,
             seconds=None if self.time is None else parse_duration(self.time, "--time"),
             resident=self.resident,
+            rounding=self.rounding,
+            second_moments=self.second_moments,
         )
 
 

@@ -86,6 +86,10 @@ def _print_head(sensitivity: Sensitivity, printer: Printer) -> None:
     printer.paragraph("texts: " + ", ".join(text.names))
     matrix = sensitivity.imatrix[:12]
     printer.line(f"importance matrix: {matrix}" if matrix else "without importance matrix")
+    if sensitivity.rounding != "reference":
+        moments = sensitivity.second_moments[:12]
+        with_them = f", second moments: {moments}" if moments else ""
+        printer.line(f"rounding: {sensitivity.rounding}{with_them}")
     printer.line(f"floor: {sensitivity.floor:.3g} nats, which any change costs")
     if not sensitivity.is_complete:
         printer.note("the measurement is not complete")
@@ -213,6 +217,8 @@ def _to_dict(path: Path, sensitivity: Sensitivity, slopes: Mapping[str, Slope]) 
         "text": asdict(sensitivity.text),
         "resident_type": sensitivity.resident_type,
         "imatrix": sensitivity.imatrix,
+        "rounding": sensitivity.rounding,
+        "second_moments": sensitivity.second_moments,
         "floor": sensitivity.floor,
         "is_complete": sensitivity.is_complete,
         "settings": dict(sensitivity.settings),

@@ -32,6 +32,7 @@ KEYS = {
     "model": "apex.second_moments.model",
     "same": "apex.second_moments.same",
     "run": "apex.second_moments.run",
+    "weights": "apex.second_moments.weights",
 }
 UNFINISHED = -1
 
@@ -100,6 +101,8 @@ class SecondMoments:
         datasets: the names of the calibration texts.
         chunk_count, chunk_size: how many chunks were run, and how many tokens each has.
         aliases: by name of a tensor without sums of its own, the one with the same inputs.
+        of_weights: the tensors whose sums are over rows of weights, whatever the texts: those that
+            read a row of the embedding.
     """
 
     path: str
@@ -108,6 +111,7 @@ class SecondMoments:
     chunk_count: int
     chunk_size: int
     aliases: Mapping[str, str]
+    of_weights: tuple[str, ...]
     _entries: Mapping[str, MomentsEntry] = field(repr=False)
     _header: bytes = field(repr=False)
 
@@ -179,6 +183,7 @@ def load_second_moments(path: str | os.PathLike[str]) -> SecondMoments:
         _get(header, "imatrix.chunk_count", 0),
         _get(header, "imatrix.chunk_size", 0),
         _aliases(name, header, entries),
+        tuple(map(str, _get(header, KEYS["weights"], []))),
         entries,
         data[: header.data_offset],
     )

@@ -39,6 +39,7 @@ class MomentsContent:
         datasets, chunk_count, chunk_size: of the calibration texts.
         sizes: by tensor name, columns and matrices.
         aliases: by name of a tensor without sums of its own, the one with the same inputs.
+        of_weights: the tensors whose sums are over rows of weights, whatever the texts.
         run: what identifies the run that makes the file, which may go on with it.
     """
 
@@ -48,6 +49,7 @@ class MomentsContent:
     chunk_size: int
     sizes: Mapping[str, tuple[int, int]]
     aliases: Mapping[str, str]
+    of_weights: Sequence[str] = ()
     run: str = ""
 
     def header(self) -> _core.Header:
@@ -59,6 +61,7 @@ class MomentsContent:
         header.set(KEYS["run"], "str", self.run)
         same = [name for pair in self.aliases.items() for name in pair]
         header.set(KEYS["same"], "arr[str]", same)
+        header.set(KEYS["weights"], "arr[str]", list(self.of_weights))
         header.set("imatrix.datasets", "arr[str]", list(self.datasets))
         header.set("imatrix.chunk_count", "u32", self.chunk_count)
         header.set("imatrix.chunk_size", "u32", self.chunk_size)
@@ -176,6 +179,7 @@ def merge_second_moments(
         files[0].chunk_size,
         sizes,
         files[0].aliases,
+        files[0].of_weights,
         " ".join(file.digest for file in files),
     )
     path = Path(output)
@@ -184,7 +188,8 @@ def merge_second_moments(
         for name, (_, matrices) in sizes.items():
             if name in writer.finished:
                 continue
-            entries = [entry for file in files if (entry := file.entry(name)) is not None]
+            parts_of = files[:1] if name in files[0].of_weights else files
+            entries = [entry for file in parts_of if (entry := file.entry(name)) is not None]
             for matrix in range(matrices):
                 parts = (entry.sums(matrix).astype(np.float64) for entry in entries)
                 writer.write(name, matrix, np.asarray(sum(parts), np.float32))

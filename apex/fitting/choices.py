@@ -12,9 +12,10 @@ from apex.errors import PlanError
 from apex.fitting.wishes import FORMATS, Constraints
 from apex.planning import Plan, PlannedTensor
 from apex.sensitivity.errors import CANDIDATES, needs_importance
-from apex.types import TYPES, fits, tensor_bytes
+from apex.sources import ModelFile
+from apex.types import FILE_TYPES, TYPES, fits, tensor_bytes
 
-__all__ = ["Choices", "bits_of", "choices_of", "keeps", "padded", "raised"]
+__all__ = ["Choices", "base_of", "bits_of", "choices_of", "keeps", "padded", "raised"]
 
 # Gate and up of dense, routed and shared feed-forward parts.
 _PAIR = re.compile(r"ffn_(gate|up)(?=(_exps|_chexps|_shexp)?\.([0-9]+\.)?weight$)")
@@ -148,3 +149,19 @@ def _is_allowed(name: str, tensor: PlannedTensor, constraints: Constraints) -> b
 def bits_of(name: str) -> float:
     """Bits per weight of a type."""
     return 8 * TYPES[name].block_bytes / TYPES[name].block_weights
+
+
+def base_of(source: ModelFile, types: Mapping[str, str]) -> str:
+    """The file type that most of the weights have, which the file claims to be of."""
+    weights: dict[str, int] = defaultdict(int)
+    for tensor in source.tensors:
+        if tensor.name in types and TYPES[types[tensor.name]].is_quantized:
+            weights[types[tensor.name]] += tensor.weights
+    most = max(weights, key=lambda name: weights[name], default="Q8_0")
+    named = [
+        name
+        for name, file_type in FILE_TYPES.items()
+        # llama-quantize refuses the other one of Q2_K without importance.
+        if file_type.default_type == most and name != "Q2_K_S"
+    ]
+    return named[-1] if named else "Q8_0"

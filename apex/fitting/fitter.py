@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import defaultdict
 from collections.abc import Collection, Mapping
 from copy import copy
 from dataclasses import replace
@@ -12,20 +11,26 @@ from typing import TYPE_CHECKING
 
 from apex.allocation import BudgetError, Frontier, LossError
 from apex.errors import ImatrixError, PlanError, UsageError
-from apex.files import ImportanceMatrix, load_imatrix
-from apex.fitting.choices import Choices, choices_of, padded, raised
+from apex.files import ImportanceMatrix, load_imatrix, load_second_moments
+from apex.fitting.choices import Choices, base_of, choices_of, padded, raised
 from apex.fitting.memory import GpuRoom, gpu_room
 from apex.fitting.notes import notes_of
 from apex.fitting.result import Fit
 from apex.fitting.rivals import Rival, named_plan, predicted, rivals_of
 from apex.fitting.solving import Solution, divided, solution_of
 from apex.fitting.wishes import Constraints, Wish
-from apex.planning import ImportanceReference, Plan, PlanOptions, find_importance, plan
+from apex.planning import (
+    REFERENCE,
+    ImportanceReference,
+    Plan,
+    PlanOptions,
+    find_importance,
+    plan,
+)
 from apex.policy import is_tier, load_recipe
 from apex.sensitivity import Sensitivity, calibration_of, check_model, load_sensitivity, losses_of
 from apex.sensitivity.errors import needs_importance
 from apex.sources import ModelFile, open_model
-from apex.types import FILE_TYPES, TYPES
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -84,9 +89,19 @@ class Fitter:
         given = options.get("imatrix")
         matrix = load_imatrix(given) if isinstance(given, (str, os.PathLike)) else given
         self.matrix = matrix
-        self.options: PlanOptions = {**options, "imatrix": matrix}
+        moments = options.get("second_moments")
+        if isinstance(moments, (str, os.PathLike)):
+            moments = load_second_moments(moments)
+        self.moments = moments
+        self.options: PlanOptions = {**options, "imatrix": matrix, "second_moments": moments}
         self.losses = self._losses(matrix)
-        self._notes = notes_of(sensitivity, matrix, is_real=not options.get("sizes_only"))
+        self._notes = notes_of(
+            sensitivity,
+            matrix,
+            options.get("rounding", REFERENCE),
+            self.moments,
+            is_real=not options.get("sizes_only"),
+        )
 
     def with_sensitivity(self, sensitivity: Sensitivity) -> Fitter:
         """The same with another sensitivity of the same model."""
@@ -116,7 +131,7 @@ class Fitter:
         """A plan with these types."""
         wanted: PlanOptions = {
             **self.options,
-            "file_type": _base_of(self.source, types),
+            "file_type": base_of(self.source, types),
             "types": types,
             "types_origin": f"{title}: by measurement",
             "title": title,
@@ -322,19 +337,3 @@ def _smallest_bytes(choices: Choices, names: Collection[str]) -> int:
     return sum(
         min(choice.bytes for choice in item.choices) for item in choices.items if item.name in names
     )
-
-
-def _base_of(source: ModelFile, types: Mapping[str, str]) -> str:
-    """The file type that most of the weights have, which the file claims to be of."""
-    weights: dict[str, int] = defaultdict(int)
-    for tensor in source.tensors:
-        if tensor.name in types and TYPES[types[tensor.name]].is_quantized:
-            weights[types[tensor.name]] += tensor.weights
-    most = max(weights, key=lambda name: weights[name], default="Q8_0")
-    named = [
-        name
-        for name, file_type in FILE_TYPES.items()
-        # llama-quantize refuses the other one of Q2_K without importance.
-        if file_type.default_type == most and name != "Q2_K_S"
-    ]
-    return named[-1] if named else "Q8_0"

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from apex.calibration import Text
 from apex.errors import UsageError
-from apex.files import ImportanceMatrix
+from apex.files import ImportanceMatrix, SecondMoments
 from apex.inference import Divergences, ResidentModel, RunOptions
 from apex.planning import REFERENCE, Plan
 from apex.sensitivity import Sensitivity
@@ -67,16 +67,17 @@ class Judge:
         chunks: int,
         resident: Path | None = None,
         rounding: str = REFERENCE,
+        second_moments: SecondMoments | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
         """Load the model, and run it over chunks of the texts that were not measured over.
 
         Where all were, over those.
 
-        texts: as for ``measure``; without any, the built-in set. rounding: as plans are asked for
-        it. progress: called with how many of the chunks were run, and how many there are. Raises
-        ModelFileError, RunError, DataError, and UsageError where the resident file is of another
-        model or no text has a chunk.
+        texts: as for ``measure``; without any, the built-in set. rounding, second_moments: as plans
+        are asked for them. progress: called with how many of the chunks were run, and how many
+        there are. Raises ModelFileError, RunError, DataError, and UsageError where the resident
+        file is of another model or no text has a chunk.
         """
         file = resident_file(model, resident)
         require_same_weights(file, model, sensitivity.model)
@@ -94,7 +95,7 @@ class Judge:
         self._start, self._stop = 0, len(tokens)
         self._candidates = {
             name: candidate
-            for name, candidate in candidates_of(model, matrix).items()
+            for name, candidate in candidates_of(model, matrix, rounding, second_moments).items()
             if self._resident.holds(name)
         }
         report = progress or (lambda _done, _all: None)
@@ -102,7 +103,13 @@ class Judge:
             self._resident, tokens, lambda done: report(done, self.chunks)
         )
         self._prober = Prober(
-            model, matrix, self._candidates, self._resident, self._divergences, rounding
+            model,
+            matrix,
+            self._candidates,
+            self._resident,
+            self._divergences,
+            rounding,
+            second_moments,
         )
 
     def halves(self) -> tuple[Judge, Judge]:

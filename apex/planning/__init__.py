@@ -14,7 +14,13 @@ from apex.planning.options import PlanOptions
 from apex.planning.planner import plan
 from apex.planning.rounding import rounding_for
 from apex.planning.serial import load_plan, plan_from_dict
-from apex.planning.tensor import REFERENCE, ROUNDING_KEY, ROUNDINGS, PlannedTensor
+from apex.planning.tensor import (
+    REFERENCE,
+    ROUNDING_KEY,
+    ROUNDINGS,
+    MomentsReference,
+    PlannedTensor,
+)
 
 __all__ = [
     "REFERENCE",
@@ -22,6 +28,7 @@ __all__ = [
     "ROUNDING_KEY",
     "ImportanceReference",
     "MatrixReference",
+    "MomentsReference",
     "Plan",
     "PlanOptions",
     "PlannedFile",

@@ -44,11 +44,10 @@ def rounding_for(
     rounding: str, type_name: str, *, has_importance: bool, has_moments: bool = False
 ) -> str:
     """The rounding of a tensor where this one is asked for: that, or one that asks for less."""
-    if not has_importance:
-        return REFERENCE
     if rounding == "compensated" and has_moments and type_name in COMPENSATED_TYPES:
         return rounding
-    return "unshrunk" if rounding != REFERENCE and type_name in UNSHRUNK_TYPES else REFERENCE
+    gains = rounding != REFERENCE and has_importance and type_name in UNSHRUNK_TYPES
+    return "unshrunk" if gains else REFERENCE
 
 
 def _rounded(tensor: PlannedTensor, request: Request) -> PlannedTensor:
@@ -77,7 +76,7 @@ def _lack(tensor: PlannedTensor, rounding: str) -> str:
     types = COMPENSATED_TYPES if rounding == "compensated" else UNSHRUNK_TYPES
     if tensor.type not in types:
         return f"{tensor.type} does not gain"
-    return "no importance" if tensor.importance is None else "no second moments"
+    return "no second moments" if rounding == "compensated" else "no importance"
 
 
 def _note(quantized: Sequence[PlannedTensor], rounding: str) -> str:

@@ -13,12 +13,13 @@ from apex.quantizing.run import measure_errors, measure_errors_of, quantize, qua
 from apex.quantizing.settings import DEFAULT_MAX_MEMORY, RunSettings
 from apex.quantizing.sinks import MeasuredError, Sink
 from apex.quantizing.slabs import Slab
-from apex.quantizing.workers import Worker, register_workers, unregister_workers
+from apex.quantizing.workers import Objectives, Worker, register_workers, unregister_workers
 
 __all__ = [
     "DEFAULT_MAX_MEMORY",
     "DeviceUse",
     "MeasuredError",
+    "Objectives",
     "Progress",
     "QuantizeResult",
     "RunSettings",

@@ -144,7 +144,9 @@ def _jobs(work: Work, limit: int) -> Iterator[Job]:
     rows = work.tensor.rows // matrices
     fitting = max(1, limit // job_row_bytes(work))
     if fitting >= rows:
-        step = fitting // rows
+        # An expert's objective is made once, for all that its rows become.
+        compensated = sum(target.rounding == "compensated" for target in work.targets)
+        step = 1 if compensated > 1 else fitting // rows
         for expert in range(0, matrices, step):
             yield Job(work, expert, min(step, matrices - expert), rows, expert * rows)
         return

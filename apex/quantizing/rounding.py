@@ -28,8 +28,13 @@ def round_rows(
     rows: the bytes in the source. shape: (experts, rows, columns). importance: float32 (experts,
     columns), or None. rounding: one of ``ROUNDINGS``. out: uint8, room for the result.
     threads: 0 for all. objective: for compensated rounding, what gives that of one of the experts,
-    by its number in the shape. Raises _core.BadDataError.
+    by its number in the shape; where there is no importance, its diagonal takes that place.
+    Raises _core.BadDataError.
     """
+    if rounding != "compensated":
+        objective = None
+    if objective is not None and importance is None:
+        importance = np.stack([objective(expert).diagonal for expert in range(shape[0])])
     _core.quantize(
         rows, type_name, importance, src_type=source_type, shape=shape, out=out, threads=threads
     )
@@ -37,7 +42,7 @@ def round_rows(
         _core.unshrink(
             rows, type_name, importance, out, src_type=source_type, shape=shape, threads=threads
         )
-    if rounding == "compensated" and objective is not None:
+    if objective is not None:
         _, per_expert, columns = shape
         sources = rows.reshape(shape[0], -1)
         results = out.reshape(shape[0], -1)

@@ -19,7 +19,7 @@ from apex.quantizing.outputs import check_plan_outputs
 from apex.quantizing.result import Progress, QuantizeResult, Timings
 from apex.quantizing.settings import DEFAULT_MAX_MEMORY, RunSettings
 from apex.quantizing.setup import Setup, set_up
-from apex.quantizing.sinks import ErrorSink, FileSink, MeasuredError, Sink
+from apex.quantizing.sinks import ErrorSink, FileSink, MeasuredError, Outputs, Sink
 from apex.quantizing.workers import Gpu, Importances, Objectives
 from apex.sources import Source, check_same, open_model, open_source
 
@@ -115,9 +115,10 @@ def measure_errors_of(
     settings = settings or RunSettings()
     source = _checked_source(plans, source)
     timings = Timings()
-    importances = Importances(_matrices(plans, []))
-    sinks = [ErrorSink(importances, number) for number in range(len(plans))]
-    objectives = Objectives(_second_moments(plans), settings.threads)
+    importances, moments = Importances(_matrices(plans, [])), _second_moments(plans)
+    outputs = Outputs(moments, settings.threads)
+    sinks = [ErrorSink(importances, outputs, number) for number in range(len(plans))]
+    objectives = Objectives(moments, settings.threads)
     setup = set_up(source, plans, work_of(plans), settings, timings, importances, objectives)
     setup.stream.run(sinks, progress)
     return tuple(sink.errors for sink in sinks)

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from apex.planning import REFERENCE
+
 __all__ = ["Anchor", "Group", "ModelIdentity", "Probe", "Sensitivity", "TextIdentity"]
 
 
@@ -115,11 +117,13 @@ class Sensitivity:
         floor: KL divergence that any perturbation costs, however small, in nats.
         groups: all tensors that can be quantized, each in one group.
         errors: by tensor name and type, the relative squared error of its weights, weighted by
-            importance and by how often each expert was chosen: 0 is equal, 1 is as far off as
-            zeros would be.
+            importance and by how often each expert was chosen, or of its outputs where it is
+            compensated: 0 is equal, 1 is as far off as zeros would be.
         settings: how it was measured, for people.
         is_complete: whether every group has all its probes.
         anchors: whole choices of types that were measured, to correct predictions by.
+        rounding: with which the tensors were quantized.
+        second_moments: digest of the second moments that they were compensated with, or "".
     """
 
     model: ModelIdentity
@@ -132,6 +136,8 @@ class Sensitivity:
     settings: Mapping[str, Any] = field(default_factory=dict)
     is_complete: bool = True
     anchors: tuple[Anchor, ...] = ()
+    rounding: str = REFERENCE
+    second_moments: str = ""
 
     @cached_property
     def group_of(self) -> dict[str, Group]:

@@ -9,11 +9,10 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from apex import _core
 from apex.calibration import Text
 from apex.calibration import built_in as built_in_texts
 from apex.errors import OutputError, UsageError
-from apex.files import ImportanceMatrix, check_output
+from apex.files import ImportanceMatrix, check_output, load_second_moments
 from apex.inference import Divergences, ResidentModel
 from apex.policy import Layout
 from apex.quantizing import RunSettings
@@ -75,7 +74,7 @@ def measure(
     given = options or MeasureOptions()
     read: list[str | os.PathLike[str]] = [*file.files, *(t.file for t in texts if t.file)]
     read += [matrix.path] if matrix is not None else []
-    read += [given.resident] if given.resident is not None else []
+    read += [path for path in (given.resident, given.second_moments) if path is not None]
     check_output([path], read, overwrite=overwrite)
     check_output([checkpoint_path(path)], read, overwrite=True)
     measurement = _Measurement(file, path, matrix, given, progress or (lambda _: None))
@@ -102,7 +101,9 @@ class _Measurement:
         self.notes: list[str] = []
         self.tokens = self.resumed = self.saved = 0
         self.saved_at = self.pace.started
-        self.candidates = candidates_of(file, matrix)
+        given = options.second_moments
+        self.moments = None if given is None else load_second_moments(given)
+        self.candidates = candidates_of(file, matrix, options.rounding, self.moments)
         layout = Layout.from_metadata(file.metadata)
         self.groups = groups_of(list(self.candidates), layout, options.detail)
         seen = [name for group in self.groups if group.kind != _UNSEEN for name in group.tensors]
@@ -122,12 +123,8 @@ class _Measurement:
         self.resident = ResidentModel(self.room, self.options.run)
         if built_in and texts:
             texts = (*texts, *built_in_texts(self.resident.model))
-        run = self.options.run
-        self.chunks = select_chunks(
-            self.resident.model, texts, run.context_length, self.options.chunks, 0
-        )
-        how = run.to_dict()
-        del how["threads"]  # they change nothing
+        length = self.options.run.context_length
+        self.chunks = select_chunks(self.resident.model, texts, length, self.options.chunks, 0)
         self.now = Sensitivity(
             self.identity,
             self.chunks.identity(len(self.chunks.probing)),
@@ -136,15 +133,10 @@ class _Measurement:
             0.0,
             self.groups,
             {},
-            {
-                "levels": list(self.options.levels),
-                "chunks": self.options.chunks,
-                "detail": self.options.detail,
-                "sample": self.options.sample,
-                "run": how,
-                "apex": _core.__version__,
-            },
+            self.options.settings(),
             is_complete=False,
+            rounding=self.options.rounding,
+            second_moments="" if self.moments is None else self.moments.digest,
         )
         self._resume()
         self.cost = self._cost()
@@ -232,6 +224,8 @@ class _Measurement:
             self.matrix,
             self.candidates,
             RunSettings(threads=self.options.run.threads),
+            self.options.rounding,
+            self.moments,
             sample=self.options.sample,
             progress=lambda step: self._tell(
                 "errors", step.done_bytes, step.total_bytes, step.tensor
@@ -270,7 +264,15 @@ class _Measurement:
             self.notes.append(
                 "of each position the 256 most likely tokens were compared, since memory is short"
             )
-        prober = Prober(self.file, self.matrix, self.reachable, self.resident, divergences)
+        prober = Prober(
+            self.file,
+            self.matrix,
+            self.reachable,
+            self.resident,
+            divergences,
+            self.options.rounding,
+            self.moments,
+        )
         if todo:
             self._choose_chunks(prober, todo, (time.monotonic() - begin) / len(chunks))
         for number, (name, level) in enumerate(todo):

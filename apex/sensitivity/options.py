@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from apex import _core
 from apex.errors import UsageError
 from apex.inference import RunOptions
+from apex.planning import REFERENCE
 from apex.sensitivity.anchors import ANCHOR_BITS
 from apex.sensitivity.data import Sensitivity
 from apex.sensitivity.errors import CANDIDATES
@@ -29,6 +32,8 @@ class MeasureOptions:
         resident: a file of the same model to run in its place, such as a Q8_0 one that fits into
             memory; None for the model itself.
         save_every: seconds between checkpoints.
+        rounding: as the plans that will be fitted are asked for it.
+        second_moments: the file for compensated rounding, or None.
     """
 
     run: RunOptions = field(default_factory=RunOptions)
@@ -39,6 +44,8 @@ class MeasureOptions:
     seconds: float | None = None
     resident: Path | None = None
     save_every: float = 20.0
+    rounding: str = REFERENCE
+    second_moments: Path | None = None
 
     def __post_init__(self) -> None:
         if self.chunks < 1:
@@ -56,6 +63,20 @@ class MeasureOptions:
                 raise UsageError(
                     f"There is no level {level}.", f"choose from {', '.join(CANDIDATES)}"
                 )
+
+    def settings(self) -> dict[str, Any]:
+        """What a file says of how it was measured, for people; the number of threads changes
+        nothing."""
+        how = self.run.to_dict()
+        del how["threads"]
+        return {
+            "levels": list(self.levels),
+            "chunks": self.chunks,
+            "detail": self.detail,
+            "sample": self.sample,
+            "run": how,
+            "apex": _core.__version__,
+        }
 
 
 @dataclass(frozen=True)

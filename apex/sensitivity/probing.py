@@ -12,10 +12,10 @@ import numpy.typing as npt
 
 from apex import _core
 from apex.errors import UsageError
-from apex.files import ImportanceMatrix
+from apex.files import ImportanceMatrix, SecondMoments
 from apex.inference import Divergences, ResidentModel
 from apex.planning import REFERENCE, rounding_for
-from apex.quantizing import round_rows
+from apex.quantizing import Objectives, round_rows
 from apex.sensitivity.data import Group, Probe
 from apex.sensitivity.errors import CANDIDATES, Candidate
 from apex.sensitivity.serial import rounded
@@ -110,11 +110,12 @@ class Prober:
         resident: ResidentModel,
         divergences: Divergences,
         rounding: str = REFERENCE,
+        second_moments: SecondMoments | None = None,
     ) -> None:
         """source: the model whose weights are quantized; the resident one may be another file.
 
-        candidates: with types that the resident model has room for. rounding: as a plan is asked
-        for it.
+        candidates: with types that the resident model has room for. rounding, second_moments: as a
+        plan is asked for them, and the candidates were.
         """
         self._source = source
         self._matrix = matrix
@@ -122,6 +123,8 @@ class Prober:
         self._resident = resident
         self._divergences = divergences
         self._rounding = rounding
+        if second_moments is not None:
+            self._objectives = Objectives({0: second_moments}, resident.options.threads)
         self._now: dict[str, str] = {}
 
     def probe(self, group: Group, level: str, tables: Tables, chunks: int | None = None) -> Probe:
@@ -213,6 +216,13 @@ class Prober:
         importance = None
         if candidate.importance is not None and self._matrix is not None:
             importance = candidate.importance.values(self._matrix)
+        moments = candidate.moments
+        rounding = rounding_for(
+            self._rounding,
+            type_name,
+            has_importance=importance is not None,
+            has_moments=moments is not None,
+        )
         quantized = np.empty(tensor_bytes(type_name, candidate.tensor.shape), np.uint8)
         round_rows(
             rows,
@@ -220,8 +230,9 @@ class Prober:
             shape,
             type_name,
             importance,
-            rounding_for(self._rounding, type_name, has_importance=importance is not None),
+            rounding,
             quantized,
             self._resident.options.threads,
+            None if moments is None else lambda of: self._objectives.of_entry(0, moments.entry, of),
         )
         return quantized

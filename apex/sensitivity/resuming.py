@@ -37,6 +37,14 @@ def unfinished(path: Path, mine: Sensitivity, chunks: Chunks, source: Source) ->
         return None
     if found.is_complete or not 0 < found.text.chunks <= len(chunks.probing):
         return None
-    ours = (chunks.identity(found.text.chunks), mine.imatrix, mine.resident_type, mine.settings)
-    theirs = (found.text, found.imatrix, found.resident_type, found.settings)
-    return found if ours == theirs else None
+    text = chunks.identity(found.text.chunks)
+    is_same = text == found.text and _how(mine) == _how(found)
+    return found if is_same else None
+
+
+def _how(measured: Sensitivity) -> tuple[object, ...]:
+    """What must be alike for one run to go on where another stopped."""
+    return (
+        *(measured.imatrix, measured.rounding, measured.second_moments),
+        *(measured.resident_type, measured.settings),
+    )

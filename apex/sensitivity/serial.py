@@ -12,6 +12,7 @@ from typing import Any
 
 from apex.errors import SensitivityError
 from apex.files import OutputSet, check_output
+from apex.planning import REFERENCE, ROUNDINGS
 from apex.sensitivity.data import Anchor, Group, ModelIdentity, Probe, Sensitivity, TextIdentity
 
 __all__ = ["load_sensitivity", "rounded", "save_sensitivity"]
@@ -81,6 +82,7 @@ def _text(sensitivity: Sensitivity) -> str:
         "text": asdict(sensitivity.text),
         "resident_type": sensitivity.resident_type,
         "imatrix": sensitivity.imatrix,
+        **_rounding_data(sensitivity),
         "floor": rounded(sensitivity.floor),
         "settings": dict(sensitivity.settings),
         "anchors": [
@@ -97,6 +99,13 @@ def _text(sensitivity: Sensitivity) -> str:
     lines.append('"groups": [\n' + ",\n".join(groups) + "\n]")
     lines.append('"errors": {\n' + ",\n".join(errors) + "\n}")
     return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def _rounding_data(sensitivity: Sensitivity) -> dict[str, str]:
+    """Nothing for the reference's, as in files that are older than any other rounding."""
+    if sensitivity.rounding == REFERENCE:
+        return {}
+    return {"rounding": sensitivity.rounding, "second_moments": sensitivity.second_moments}
 
 
 def _group_data(group: Group) -> dict[str, Any]:
@@ -143,6 +152,10 @@ class _Value:
         if key not in self._as(dict, "an object"):
             raise _DamageError(f"{where} is missing")
         return _Value(self._value[key], where)
+
+    def get(self, key: str, default: Any) -> _Value:
+        there = key in self._as(dict, "an object")
+        return self[key] if there else _Value(default, key)
 
     def items(self) -> list[tuple[str, _Value]]:
         return [
@@ -257,7 +270,15 @@ def _sensitivity(root: _Value) -> Sensitivity:
         root["settings"].object(),
         root["is_complete"].flag(),
         tuple(_anchor(anchor) for anchor in root["anchors"].elements()),
+        _rounding(root.get("rounding", REFERENCE).text()),
+        root.get("second_moments", "").text(),
     )
+
+
+def _rounding(name: str) -> str:
+    if name not in ROUNDINGS:
+        raise _DamageError(f"there is no rounding {name[:100]!r}")
+    return name
 
 
 def _anchor(data: _Value) -> Anchor:

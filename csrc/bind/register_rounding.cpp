@@ -69,6 +69,14 @@ Floats moments(const Objective & objective) {
     return Floats({columns, columns}, objective.moments());
 }
 
+Floats diagonal(const Objective & objective) {
+    Floats result(static_cast<py::ssize_t>(objective.columns()));
+    for (int64_t i = 0; i < objective.columns(); ++i) {
+        result.mutable_data()[i] = objective.moments()[i * (objective.columns() + 1)];
+    }
+    return result;
+}
+
 }  // namespace
 
 void register_rounding(py::module_ & module) {
@@ -103,7 +111,8 @@ damping: what is added to the diagonal, as a share of it; without it 3 * columns
 
 Raises ValueError for sizes that do not fit together and where nothing is known.)")
         .def_property_readonly("columns", &Objective::columns)
-        .def_property_readonly("moments", &moments, "H, float32 (columns, columns); a copy.");
+        .def_property_readonly("moments", &moments, "H, float32 (columns, columns); a copy.")
+        .def_property_readonly("diagonal", &diagonal, "Of H, float32 (columns,); a copy.");
     module.def("compensate", &compensate, py::arg("src"), py::arg("type"), py::arg("objective"),
                py::arg("out"), py::kw_only(), py::arg("src_type") = py::none(),
                py::arg("shape") = py::none(), py::arg("threads") = 0,

@@ -4,6 +4,8 @@
 
 #include <memory>
 #include <optional>
+#include <set>
+#include <string>
 
 #include "arguments.h"
 #include "register.h"
@@ -170,7 +172,8 @@ void register_statistics(py::module_ & module) {
     py::class_<Squares, ActivationSink, std::shared_ptr<Squares>>(
         module, "Accumulator",
         "Sums of squared activations per column and expert, in float32, in the order of the rows.")
-        .def(py::init<int>(), py::arg("threads") = 0)
+        .def(py::init<int, std::set<std::string>>(), py::arg("threads") = 0,
+             py::arg("without") = std::set<std::string>{}, "without: tensors that are passed over.")
         .def("add_by_way_of_device", &add_by_way_of_device, py::arg("device"), py::arg("name"),
              py::arg("activations"), py::arg("experts") = py::none(), py::arg("expert_count") = 0,
              "add() on a GPU, which keeps the sums until they are asked for. Raises DeviceError.")

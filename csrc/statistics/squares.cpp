@@ -62,6 +62,9 @@ Entry & Squares::entry(const std::string & name, int64_t columns, size_t matrice
 }
 
 void Squares::add(const std::string & name, const Activations & activations) {
+    if (is_left_out(name)) {
+        return;
+    }
     Entry & target = entry(name, activations.columns, activations.of_matrix.size());
     if (activations.is_routed) {
         add_routed(name, activations, target);
@@ -135,6 +138,9 @@ void Squares::add_dense(const std::string & name, const Activations & rows, Entr
 }
 
 bool Squares::add_same(const std::string & name, const std::string & other) {
+    if (is_left_out(name)) {
+        return true;
+    }
     const auto source = entries_.find(other);
     if (source == entries_.end() || placed_.count(name) != 0 || placed_.count(other) != 0) {
         return false;
@@ -206,6 +212,9 @@ cuda::Sums & Squares::begin_on_device(const std::string & name, int device,
 
 bool Squares::add_on_device(const std::string & name, int device,
                             const cuda::DeviceActivations & activations) {
+    if (is_left_out(name)) {
+        return true;
+    }
     begin_on_device(name, device, activations).add(name, activations);
     return true;
 }

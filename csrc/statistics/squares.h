@@ -4,7 +4,9 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "cuda/gpu.h"
@@ -27,8 +29,9 @@ struct Entry {
 // in float, in the order of the rows, here or on a GPU; the number of threads does not matter.
 class Squares final : public ActivationSink {
   public:
-    // threads: how many may add at a time; 0: all available.
-    explicit Squares(int threads) : threads_(threads) {}
+    // threads: how many may add at a time; 0: all available. without: tensors that are passed over.
+    explicit Squares(int threads, std::set<std::string> without = {})
+        : threads_(threads), without_(std::move(without)) {}
 
     // Experts are counted each by itself, other matrices together. Throws NonFinite, and
     // std::invalid_argument where sizes differ from those of earlier rows.
@@ -71,7 +74,10 @@ class Squares final : public ActivationSink {
         bool is_routed;
     };
 
+    bool is_left_out(const std::string & name) const { return without_.count(name) != 0; }
+
     int threads_;
+    std::set<std::string> without_;
     uint64_t additions_ = 0;
     std::map<std::string, Entry> entries_;
     std::map<std::string, Placement> placed_;

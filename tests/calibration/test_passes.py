@@ -60,7 +60,7 @@ def test_the_diagonal_is_the_importance_matrix(folder: Path) -> None:
     """Bit for bit: of every tensor, dense, routed or of the head, the sums have the same order."""
     moments = load_second_moments(folder / "moments")
     matrix = load_imatrix(folder / "imatrix")
-    assert set(moments.names) == set(matrix.entries)
+    assert set(moments.names) == {*matrix.entries, "output.weight", "token_embd.weight"}
     assert moments.aliases["blk.0.ffn_up_exps.weight"] == "blk.0.ffn_gate_exps.weight"
     assert any(name.startswith("blk.8.") for name in moments.own_names)
     for name, squares in matrix.entries.items():
@@ -71,6 +71,41 @@ def test_the_diagonal_is_the_importance_matrix(folder: Path) -> None:
         for number in range(entry.matrices):
             assert np.array_equal(entry.sums(number)[diagonal], squares.sums[number]), name
         assert entry.rows.tolist() == squares.counts.tolist()
+
+
+def test_of_the_output_matrix(demo_model: Path, texts: tuple[Text, ...], folder: Path) -> None:
+    """Its second moments are always there, its importance only where it is asked for."""
+    asked = folder / "with-output"
+    apex.calibrate(demo_model, asked, texts, options=replace(OPTIONS, output_matrix=True))
+    squares = load_imatrix(asked).entries["output.weight"]
+    entry = load_second_moments(folder / "moments").entry("output.weight")
+    assert entry is not None
+    index = np.arange(entry.columns)
+    assert np.array_equal(entry.sums(0)[index * (index + 3) // 2], squares.sums[0])
+    assert entry.rows.tolist() == squares.counts.tolist()
+
+
+def test_of_the_embedding(demo_model: Path, folder: Path) -> None:
+    """By hand: over the rows of the first layer's matrices that read it, times the norm's gains."""
+    weights = {tensor.name: tensor.data for tensor in gguf.GGUFReader(demo_model).tensors}
+    readers = {
+        "attn_norm": ("attn_qkv", "attn_gate"),
+        "post_attention_norm": ("ffn_gate_shexp", "ffn_up_shexp"),
+    }
+    rows = np.concatenate(
+        [
+            weights[f"blk.0.{name}.weight"].astype(np.float64) * weights[f"blk.0.{norm}.weight"]
+            for norm, names in readers.items()
+            for name in names
+        ]
+    )
+    moments = load_second_moments(folder / "moments")
+    assert moments.of_weights == ("token_embd.weight",)
+    entry = moments.entry("token_embd.weight")
+    assert entry is not None
+    assert entry.rows.tolist() == [len(rows)]
+    expected = (rows.T @ rows)[np.tril_indices(entry.columns)]
+    np.testing.assert_allclose(entry.sums(0), expected, rtol=1e-3, atol=1e-5 * expected.max())
 
 
 def test_layer_0_by_hand(demo_model: Path, texts: tuple[Text, ...], folder: Path) -> None:
@@ -213,7 +248,8 @@ def test_a_dense_model(language_model: Path, texts: tuple[Text, ...], tmp_path: 
         language_model, tmp_path / "i", texts, options=options, second_moments=tmp_path / "m"
     )
     moments = load_second_moments(tmp_path / "m")
-    assert set(moments.names) == set(load_imatrix(tmp_path / "i").entries)
+    entries = load_imatrix(tmp_path / "i").entries
+    assert set(moments.names) == {*entries, "token_embd.weight"}
     assert "output.weight" in moments.own_names
     assert moments.aliases["blk.1.attn_v.weight"] == moments.aliases["blk.1.attn_k.weight"]
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support import moments
 from support.commands import COMMAND, Apex, environment
 from support.language import write_language_model
 
@@ -23,6 +24,7 @@ from apex.cli.sensitivities import heat_lines
 from apex.cli.stopping import Stopped
 from apex.cli.values import parse_duration
 from apex.errors import UsageError
+from apex.files import load_second_moments
 from apex.inference import RunOptions
 from apex.sensitivity import (
     Group,
@@ -112,6 +114,31 @@ def test_an_importance_matrix_is_made_where_there_is_none(
     given = apex_cli(*common, matrix, "-o", "given.json")
     assert given.returncode == again.returncode == 0
     assert (folder / "auto.json").read_bytes() == (folder / "given.json").read_bytes()
+
+
+def test_the_whole_way_with_compensated_rounding(
+    apex_cli: Apex, model: Path, text: Path, folder: Path
+) -> None:
+    """measure, fit, quantize: the fit is to what was measured, and the file is of that rounding."""
+    matrix, second_moments = moments.write_data(model, folder)
+    how = ("--imatrix", matrix, "--rounding", "compensated", "--second-moments", second_moments)
+    measured = apex_cli("measure", model, "-f", text, *SMALL, *how)
+    assert measured.returncode == 0, measured.stderr
+    shown = apex_cli("measure", "show", "model.sensitivity.json").stdout
+    digest = load_second_moments(second_moments).digest
+    assert f"\nrounding: compensated, second moments: {digest[:12]}\n" in shown
+    data = json.loads(apex_cli("measure", "show", "model.sensitivity.json", "--json").stdout)
+    assert (data["rounding"], data["second_moments"]) == ("compensated", digest)
+    fit = ("--like", "Q3_K_M", "--check-text", text, "--check-chunks", "2")
+    fitted = apex_cli("fit", model, *fit, *how)
+    assert fitted.returncode == 0, fitted.stderr
+    assert "The sensitivity was measured" not in fitted.stdout + fitted.stderr
+    other = apex_cli("fit", model, *fit, "--imatrix", matrix)
+    note = "was measured with compensated rounding, so that what is predicted of reference"
+    assert note in re.sub(r"\s+", " ", other.stdout + other.stderr)
+    written = apex_cli("quantize", model, "out.gguf", *fit, *how)
+    assert written.returncode == 0, written.stderr
+    assert apex.open_model(folder / "out.gguf").metadata["quantize.rounding"] == "compensated"
 
 
 def test_a_time_that_is_short(apex_cli: Apex, model: Path, text: Path, folder: Path) -> None:

@@ -128,6 +128,21 @@ def test_a_writer_of_something_else_begins_anew(tmp_path: Path) -> None:
         assert not writer.finished
 
 
+def test_sums_of_weights_are_not_added(tmp_path: Path) -> None:
+    up, query = SIZES
+    for name, seed in (("a", 1), ("b", 2)):
+        write(tmp_path / name, seed, of_weights=[query])
+    merge_second_moments([tmp_path / "a", tmp_path / "b"], tmp_path / "c")
+    first, second, merged = (load_second_moments(tmp_path / name) for name in "abc")
+    assert merged.of_weights == (query,)
+    entries = {name: [file.entry(name) for file in (first, second, merged)] for name in SIZES}
+    (a, b, c), (d, e, f) = entries[query], entries[up]
+    assert a and b and c and d and e and f
+    assert np.array_equal(c.sums(0), a.sums(0)) and not np.array_equal(c.sums(0), b.sums(0))
+    assert (c.rows == a.rows).all()
+    assert (f.rows == d.rows + e.rows).all()
+
+
 def test_parts_add_up(tmp_path: Path) -> None:
     first, second = (write(tmp_path / name, seed) for name, seed in (("a", 1), ("b", 2)))
     merged = load_second_moments(

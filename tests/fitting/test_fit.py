@@ -9,14 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support import imatrix
-from support.architectures import architectures, write_model
+from support import imatrix, moments
+from support.architectures import ModelSpec, TensorSpec, architectures, write_model
 from support.llama import llama_tensors, write_llama
 from support.sensitivities import bits, sensitivity_of
 
 import apex
 from apex import Constraints, Wish
 from apex.errors import ImatrixError, PlanError, SensitivityError, UsageError
+from apex.files import load_second_moments
 from apex.fitting import FIT_TIERS, Fitter
 from apex.planning import Plan
 from apex.policy import Role
@@ -423,6 +424,39 @@ def test_what_the_user_should_know(demo_model: Path, sensitivity: Sensitivity) -
     assert "The sensitivity is incomplete" in notes(replace(sensitivity, is_complete=False))
     measured = replace(sensitivity, imatrix="0" * 64)
     assert "was measured with an importance matrix, and without one" in notes(measured)
+
+
+def test_what_another_rounding_means_for_predictions(demo_model: Path, tmp_path: Path) -> None:
+    matrix, path = tmp_path / "imatrix.gguf", tmp_path / "moments.gguf"
+    tensors = apex.open_model(demo_model).tensors
+    specs = [TensorSpec(each.name, tuple(reversed(each.shape)), each.type) for each in tensors]
+    imatrix.write_gguf(matrix, imatrix.random_imatrix(ModelSpec("", {}, tuple(specs))))
+    tensor = next(each for each in tensors if each.name == "blk.0.ssm_out.weight")
+    inputs = np.random.default_rng(1).standard_normal((300, tensor.columns))
+    moments.write_moments(path, {tensor.name: moments.entry_of([inputs])})
+    plain = sensitivity_of(demo_model, matrix)
+    digest = load_second_moments(path).digest
+    own = replace(plain, rounding="compensated", second_moments=digest)
+
+    def notes(given: Sensitivity, rounding: str) -> str:
+        file = path if rounding == "compensated" else None
+        found = apex.fit(
+            demo_model, given, Wish(size=20 * MIB),
+            imatrix=matrix, rounding=rounding, second_moments=file,
+        )  # fmt: skip
+        assert found.plan.rounding == rounding
+        return "\n".join(found.best.notes)
+
+    assert "sensitivity" not in notes(own, "compensated") + notes(plain, "reference")
+    assert (
+        "The sensitivity was measured with reference rounding, so that what is predicted of "
+        "compensated is less certain; apex measure --rounding compensated measures it."
+    ) in notes(plain, "compensated")
+    assert "measured with compensated rounding" in notes(own, "unshrunk")
+    other = replace(own, second_moments="0" * 64)
+    assert f"with other second moments, so that what is predicted with {path}" in notes(
+        other, "compensated"
+    )
 
 
 def test_a_header_alone_can_be_fitted(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support import moments
 from support.imatrix import write_gguf
 from support.language import write_language_model
 from support.sensitivities import sensitivity_of
@@ -17,7 +18,7 @@ import apex
 from apex.calibration import Text
 from apex.errors import RunError, UsageError
 from apex.evaluation import EvalOptions, Evaluator
-from apex.files import load_imatrix
+from apex.files import load_imatrix, load_second_moments
 from apex.fitting import judging
 from apex.fitting.judging import Judge, Judged, difference
 from apex.inference import ResidentModel, RunOptions, resident
@@ -128,6 +129,28 @@ def test_experts_and_a_head_that_is_not_run(demo_model: Path, tmp_path: Path) ->
     sensitivity = with_chunks(sensitivity_of(demo_model), 0)
     judge = Judge(open_model(demo_model), None, sensitivity, [TEXT], RUN, chunks=2)
     plan = apex.plan(demo_model, file_type="Q3_K_M")
+    check_against_a_file(judge, plan, tmp_path / "file.gguf")
+
+
+@pytest.mark.parametrize("rounding", ["unshrunk", "compensated"])
+@pytest.mark.parametrize("fixture", ["tiny_model", "demo_model"])
+def test_with_another_rounding(
+    rounding: str, fixture: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """By the objectives of every expert, as the file is made."""
+    model: Path = request.getfixturevalue(fixture)
+    paths = moments.write_data(model, tmp_path)
+    matrix = load_imatrix(paths[0])
+    second_moments = load_second_moments(paths[1]) if rounding == "compensated" else None
+    sensitivity = with_chunks(sensitivity_of(model), 0)
+    judge = Judge(
+        open_model(model), matrix, sensitivity, [TEXT], RUN, chunks=1,
+        rounding=rounding, second_moments=second_moments,
+    )  # fmt: skip
+    plan = apex.plan(
+        model, file_type="Q3_K_M", imatrix=matrix, rounding=rounding, second_moments=second_moments
+    )
+    assert sum(tensor.rounding == rounding for tensor in plan.tensors) > 3
     check_against_a_file(judge, plan, tmp_path / "file.gguf")
 
 

@@ -7,13 +7,20 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
+from support import moments
 from support.architectures import architectures, write_model
 from support.imatrix import write_gguf
 from support.llama import llama_tensors, write_llama
 
 from apex import _core
-from apex.files import ImportanceMatrix, load_imatrix
-from apex.quantizing import RunSettings
+from apex.files import (
+    ImportanceMatrix,
+    MomentsEntry,
+    SecondMoments,
+    load_imatrix,
+    load_second_moments,
+)
+from apex.quantizing import Objectives, RunSettings
 from apex.sensitivity.errors import CANDIDATES, candidates_of, measure_tables, needs_importance
 from apex.sources import Source, Tensor, open_model
 from apex.types import TYPES
@@ -93,6 +100,83 @@ def test_errors_are_those_of_dequantized_weights(source: Source, matrix: Importa
         for type_name in ("Q8_0", "Q4_K", "IQ4_XS", "Q2_K"):
             expected = error_by_hand(weights, type_name, importance, counts)
             assert tables[name][type_name] == pytest.approx(expected, rel=1e-5), (name, type_name)
+
+
+@pytest.fixture(scope="module")
+def second_moments(source: Source, matrix: ImportanceMatrix) -> SecondMoments:
+    """Of columns that move together, for two tensors; one expert had no input."""
+    random, entries = np.random.default_rng(4), {}
+    for name in (EXPERTS, DENSE):
+        tensor = tensor_named(source, name)
+        mixing = random.standard_normal((tensor.columns, tensor.columns)) / 16
+        counts = random.integers(300, 900, tensor.experts)
+        if tensor.experts > 1:
+            counts[UNREACHED] = 0
+        entries[name] = moments.entry_of(
+            [random.standard_normal((count, tensor.columns)) @ mixing for count in counts]
+        )
+    path = Path(matrix.path).with_name("moments.gguf")
+    moments.write_moments(path, entries)
+    return load_second_moments(path)
+
+
+def output_error_by_hand(
+    weights: np.ndarray, type_name: str, importance: np.ndarray, entry: MomentsEntry
+) -> float:
+    """tr(E S E^T) over tr(W S W^T), each expert compensated by itself."""
+    error = squares = 0.0
+    pooled, pooled_rows = entry.pooled()
+    below = np.tril_indices(entry.columns)
+    for expert, part in enumerate(weights):
+        data = np.asarray(_core.quantize(part, type_name, importance[expert])).copy()
+        objective = _core.Objective(
+            entry.columns, entry.sums(expert), float(entry.rows[expert]), pooled, pooled_rows
+        )
+        _core.compensate(part, type_name, objective, data)
+        back = gguf.quants.dequantize(
+            data.reshape(len(part), -1), gguf.GGMLQuantizationType[type_name]
+        )
+        square = np.zeros((entry.columns, entry.columns))
+        square[below] = entry.sums(expert)
+        square = square + np.tril(square, -1).T
+        off, before = (each.astype(np.float64) for each in (back - part, part))
+        error += ((off @ square) * off).sum()
+        squares += ((before @ square) * before).sum()
+    return error / squares
+
+
+def test_errors_of_compensated_tensors_are_those_of_outputs(
+    source: Source,
+    matrix: ImportanceMatrix,
+    second_moments: SecondMoments,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By their second moments, and by importance where there are none."""
+    made: list[tuple[str, int]] = []
+    original = Objectives._objective
+
+    def count(self: Objectives, entry: MomentsEntry, expert: int) -> _core.Objective:
+        made.append((entry.name, expert))
+        return original(self, entry, expert)
+
+    monkeypatch.setattr(Objectives, "_objective", count)
+    given = ("compensated", second_moments)
+    every = candidates_of(source, matrix, *given)
+    candidates = {name: every[name] for name in (EXPERTS, DENSE, EMBEDDING)}
+    assert [each.moments is not None for each in candidates.values()] == [True, True, False]
+    tables = measure_tables(source, matrix, candidates, RunSettings(), *given, sample=0)
+    plain = measure_tables(source, matrix, candidates, RunSettings(), sample=0)
+    assert tables[EMBEDDING] == plain[EMBEDDING]
+    for name in (EXPERTS, DENSE):
+        weights, entry = weights_of(source, name), second_moments.entry(name)
+        reference = candidates[name].importance
+        assert entry is not None and reference is not None
+        importance = np.asarray(reference.values(matrix)).reshape(len(weights), -1)
+        for type_name in ("Q4_K", "IQ4_XS", "Q2_K"):
+            expected = output_error_by_hand(weights, type_name, importance, entry)
+            assert tables[name][type_name] == pytest.approx(expected, rel=1e-4), (name, type_name)
+    experts = tensor_named(source, EXPERTS).experts
+    assert len(made) == len(set(made)) == experts + 1, "each is made once for all types"
 
 
 def test_a_sample_is_near_the_whole(source: Source) -> None:

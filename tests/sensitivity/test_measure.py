@@ -8,16 +8,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support import moments
 from support.language import next_logits, write_language_model
 
 import apex
 from apex import _core
 from apex.calibration import Text
-from apex.errors import DataError, OutputError, RunError, UsageError
+from apex.errors import DataError, ImatrixError, OutputError, RunError, UsageError
+from apex.files import load_imatrix, load_second_moments
 from apex.inference import Divergences, RunOptions
 from apex.inference import resident as residence
+from apex.planning import PlanOptions
 from apex.sensitivity import Sensitivity, load_sensitivity
 from apex.sensitivity.anchors import ANCHOR_BITS
+from apex.sensitivity.chunks import select_chunks
 from apex.sensitivity.measuring import measure, sensitivity_path
 from apex.sensitivity.options import MeasureOptions, MeasureProgress
 from apex.sensitivity.pace import Pace
@@ -112,6 +116,64 @@ def test_a_probe_is_what_a_file_would_show(tiny_model: Path, tmp_path: Path, who
     probe = group.probes[0]
     assert probe.kl == pytest.approx(np.mean(means), rel=0.01)
     assert probe.error == pytest.approx(np.std(means, ddof=1) / np.sqrt(3), rel=0.02)
+
+
+def test_with_compensated_rounding(tiny_model: Path, tmp_path: Path) -> None:
+    """Errors and probes are of compensated tensors, and no other measurement is gone on from."""
+    paths = moments.write_data(tiny_model, tmp_path)
+    matrix, second_moments = load_imatrix(paths[0]), load_second_moments(paths[1])
+    path, plain = tmp_path / "a.json", OPTIONS
+    own = replace(OPTIONS, rounding="compensated", second_moments=paths[1])
+
+    def stop(step: MeasureProgress) -> None:
+        if step.stage == "probes" and step.done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        measure(tiny_model, path, matrix, TEXTS, options=plain, progress=stop)
+    result = measure(tiny_model, path, matrix, TEXTS, options=own)
+    assert result.notes == ("a.json.checkpoint was left by another measurement and was not used",)
+    found = load_sensitivity(path)
+    assert (found.rounding, found.second_moments) == ("compensated", second_moments.digest)
+    reference = measure(tiny_model, tmp_path / "b.json", matrix, TEXTS, options=plain).sensitivity
+    assert (reference.rounding, reference.second_moments) == ("reference", "")
+    value, output = "blk.0.attn_v.weight", "blk.0.attn_output.weight"
+    assert found.errors[value]["Q6_K"] == reference.errors[value]["Q6_K"]
+    assert found.errors[output]["Q3_K"] < 0.9 * reference.errors[output]["Q3_K"]
+    probe, other = (
+        next(group for group in each.groups if group.tensors == (output,)).probes[0]
+        for each in (found, reference)
+    )
+    # What the file of such a plan would show; all else is as it was.
+    options: PlanOptions = {
+        "imatrix": matrix, "rounding": "compensated", "second_moments": second_moments
+    }  # fmt: skip
+    types = {each.name: each.type for each in open_model(tiny_model).tensors if each.type == "F16"}
+    file = tmp_path / "quantized.gguf"
+    changed = apex.plan(tiny_model, file_type="Q8_0", types={**types, output: "Q3_K"}, **options)
+    apex.quantize(changed, file)
+    resident = residence.ResidentModel(open_model(tiny_model), RUN)
+    written = residence.ResidentModel(open_model(file), RUN)
+    chunks = select_chunks(resident.model, TEXTS, LENGTH, 3, 0).probing
+    divergences = Divergences(resident, chunks)
+    divergences._resident = written
+    assert probe.kl == pytest.approx(divergences.measure().mean(), rel=0.01)
+    assert abs(other.kl - probe.kl) > 0.02 * probe.kl
+
+
+def test_compensated_rounding_needs_second_moments(tiny_model: Path, tmp_path: Path) -> None:
+    matrix_path, path = moments.write_data(tiny_model, tmp_path)
+    matrix, output = load_imatrix(matrix_path), tmp_path / "a.json"
+    for given, message in (
+        (replace(OPTIONS, rounding="compensated"), "needs second moments"),
+        (replace(OPTIONS, second_moments=path), "do nothing where the rounding is reference"),
+        (replace(OPTIONS, rounding="up"), "There is no rounding up"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            measure(tiny_model, output, matrix, TEXTS, options=given)
+    with pytest.raises(ImatrixError, match="needs an importance matrix"):
+        measure(tiny_model, output, None, TEXTS, options=replace(OPTIONS, rounding="unshrunk"))
+    assert not output.exists()
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:

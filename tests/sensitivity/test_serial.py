@@ -63,6 +63,14 @@ def test_round_trip(tmp_path: Path) -> None:
     assert os.listdir(path.parent) == ["s.json"]  # noqa: PTH208
 
 
+def test_the_rounding_is_said_where_it_is_not_the_references(tmp_path: Path) -> None:
+    assert "rounding" not in text_of(SAMPLE) and "second_moments" not in text_of(SAMPLE)
+    other = replace(SAMPLE, rounding="compensated", second_moments="12ab")
+    path = tmp_path / "s.json"
+    save_sensitivity(other, path)
+    assert load_sensitivity(path) == other != SAMPLE
+
+
 NAMES = st.text(max_size=8)
 NUMBERS = st.floats(0, 1e6).map(lambda value: float(f"{value:.6g}"))
 COUNTS = st.integers(0, 2**62)
@@ -169,6 +177,8 @@ DAMAGED = {
     "text.chunks is not a whole number that is 0 or more": changed("text", "chunks", to=-1),
     "resident_type is missing": without("resident_type"),
     "imatrix is not a text": changed("imatrix", to=None),
+    "there is no rounding 'upwards'": changed("rounding", to="upwards"),
+    "second_moments is not a text": changed("second_moments", to=1),
     "floor is -2, less than -1": changed("floor", to=-2),
     "settings is not an object": changed("settings", to=3),
     "is_complete is not true or false": changed("is_complete", to=1),

@@ -15,7 +15,7 @@ from apex import _core
 from apex.errors import ImatrixError
 from apex.files import load_imatrix, load_second_moments
 from apex.planning import Plan
-from apex.quantizing import RunSettings
+from apex.quantizing import RunSettings, round_rows
 
 UP, OUT = "blk.0.ffn_up_exps.weight", "blk.0.ssm_out.weight"
 
@@ -110,6 +110,26 @@ def test_every_tensor_by_hand(
         found = np.array(written[name].data).reshape(-1).view(np.uint8)
         assert np.array_equal(found, by_hand(demo_model, plan, matrix, second_moments, name))
     assert apex.open_model(out).metadata["quantize.rounding"] == "compensated"
+
+
+def test_without_importance_the_diagonal_takes_its_place() -> None:
+    random = np.random.default_rng(9)
+    weights = random.standard_normal((2, 5, 256)).astype(np.float32)
+    objectives = []
+    for scale in (1, 3):
+        inputs = random.standard_normal((600, 256)) * np.linspace(0.1, scale, 256)
+        sums, counts = moments.entry_of([inputs])
+        objectives.append(_core.Objective(256, sums[0], float(counts[0]), sums[0] * 0, 0.0))
+    importance = np.stack([objective.moments.diagonal() for objective in objectives])
+    results = []
+    for given in (importance, None):
+        out = np.empty(weights.size // 256 * 84, np.uint8)
+        rows = weights.view(np.uint8).reshape(-1)
+        round_rows(
+            rows, "F32", weights.shape, "Q2_K", given, "compensated", out, 1, objectives.__getitem__
+        )
+        results.append(out)
+    assert np.array_equal(*results)
 
 
 def test_bad_weights_are_named_by_expert_and_row(

@@ -14,6 +14,7 @@ import apex
 from apex.verification import VerifyReport
 
 UP, GATE, OUT = "blk.0.ffn_up_exps.weight", "blk.0.ffn_gate_exps.weight", "blk.0.ssm_out.weight"
+EMBEDDING = "token_embd.weight"  # its rows are looked up: they have no inputs and no outputs
 Inputs = dict[str, list[np.ndarray]]
 
 
@@ -49,7 +50,9 @@ def inputs(demo_model: Path) -> Inputs:
 def second_moments(inputs: Inputs, matrix: Path) -> Path:
     path = matrix.with_name("moments.gguf")
     entries = {name: moments.entry_of(each) for name, each in inputs.items()}
-    moments.write_moments(path, entries, {GATE: UP})
+    columns = inputs[OUT][0].shape[1]
+    entries[EMBEDDING] = moments.entry_of([np.random.default_rng(6).random((600, columns))])
+    moments.write_moments(path, entries, {GATE: UP}, [EMBEDDING])
     return path
 
 

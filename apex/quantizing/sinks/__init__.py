@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from apex.quantizing.sinks.errors import ErrorSink, MeasuredError
+from apex.quantizing.sinks.errors import ErrorSink, MeasuredError, Outputs
 from apex.quantizing.sinks.files import FileSink
 from apex.quantizing.sinks.sink import Sink
 
-__all__ = ["ErrorSink", "FileSink", "MeasuredError", "Sink"]
+__all__ = ["ErrorSink", "FileSink", "MeasuredError", "Outputs", "Sink"]

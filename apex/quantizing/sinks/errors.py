@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 import threading
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from apex import _core
+from apex.files import SecondMoments
 from apex.planning import PlannedTensor
 from apex.quantizing.jobs import Job, Target
 from apex.quantizing.slabs import Bytes
 from apex.quantizing.workers import Importances
 from apex.types import TYPES
+from apex.verification import OutputErrors
 
-__all__ = ["ErrorSink", "MeasuredError"]
+__all__ = ["ErrorSink", "MeasuredError", "Outputs"]
 
 
 @dataclass
@@ -24,6 +27,8 @@ class MeasuredError:
         squared_error, squares: of the difference from the source, and of the source.
         weighted_error, weighted_squares: the same, every column times its importance; 0 without.
         by_expert: by expert, (weighted_error, weighted_squares); without importance the plain ones.
+        output_error, output_squares: of the outputs over the text that the second moments are of,
+            where the tensor is compensated; else 0.
     """
 
     squared_error: float = 0.0
@@ -31,6 +36,8 @@ class MeasuredError:
     weighted_error: float = 0.0
     weighted_squares: float = 0.0
     by_expert: dict[int, tuple[float, float]] = field(default_factory=dict)
+    output_error: float = 0.0
+    output_squares: float = 0.0
 
     @property
     def rmse(self) -> float:
@@ -56,6 +63,35 @@ class MeasuredError:
         self.by_expert[expert] = pair
 
 
+class Outputs:
+    """Errors of outputs, by the second moments of plans; those of one expert are in memory."""
+
+    def __init__(self, moments: Mapping[int, SecondMoments], threads: int) -> None:
+        """moments: by the number of the plan that uses them. threads: 0 for all."""
+        self._moments = moments
+        self._threads = threads
+        self._known: tuple[object, OutputErrors] | None = None
+        self._lock = threading.Lock()
+
+    def sums(
+        self, plan: int, tensor: PlannedTensor, job: Job, expert: int, source: Bytes, result: Bytes
+    ) -> tuple[float, float]:
+        """Squares of the errors of the outputs of an expert's rows, and of the outputs.
+
+        expert: counted from the job's first. source, result: its rows. Raises ImatrixError where
+        the file is damaged.
+        """
+        if tensor.moments is None:
+            return 0.0, 0.0
+        entry = self._moments[plan].entry(tensor.moments.entry)
+        assert entry is not None
+        made = replace(job.tensor, type=tensor.type)
+        with self._lock:
+            if self._known is None or self._known[0] is not entry:
+                self._known = entry, OutputErrors(entry, self._threads)
+            return self._known[1].sums(job.expert + expert, made, result, job.tensor, source)
+
+
 class ErrorSink:
     """Compares the bytes with the source and discards them; a ``Sink``.
 
@@ -64,9 +100,10 @@ class ErrorSink:
             have no error.
     """
 
-    def __init__(self, importances: Importances, plan: int = 0) -> None:
-        """plan: the number of its plan, by which importances are asked for."""
+    def __init__(self, importances: Importances, outputs: Outputs, plan: int = 0) -> None:
+        """plan: the number of its plan, by which importances and outputs are asked for."""
         self._plan = plan
+        self._outputs = outputs
         self.errors: dict[str, MeasuredError] = {}
         self._importances = importances
         self._lock = threading.Lock()
@@ -92,10 +129,14 @@ class ErrorSink:
                 None if values is None else values[expert],
                 1,
             )
+            error, squares = self._outputs.sums(
+                self._plan, tensor, job, expert, before[expert], after[expert]
+            )
             with self._lock:
-                self.errors.setdefault(tensor.name, MeasuredError()).add(
-                    part, job.expert + expert, has_importance=values is not None
-                )
+                found = self.errors.setdefault(tensor.name, MeasuredError())
+                found.add(part, job.expert + expert, has_importance=values is not None)
+                found.output_error += error
+                found.output_squares += squares
 
     def commit(self) -> None:
         """The errors are complete."""

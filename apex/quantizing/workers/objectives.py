@@ -32,13 +32,16 @@ class Objectives:
 
     def of(self, target: Target, expert: int) -> _core.Objective:
         """That of one expert of a tensor. Raises ImatrixError where the file is damaged."""
-        reference = target.tensor.moments
-        assert reference is not None
-        file = self._moments[target.plan]
-        key = (id(file), reference.entry, expert)
+        assert target.tensor.moments is not None
+        return self.of_entry(target.plan, target.tensor.moments.entry, expert)
+
+    def of_entry(self, plan: int, name: str, expert: int) -> _core.Objective:
+        """The same, by the name of the entry in the plan's file."""
+        file = self._moments[plan]
+        key = (id(file), name, expert)
         with self._lock:
             if key not in self._known:
-                entry = file.entry(reference.entry)
+                entry = file.entry(name)
                 assert entry is not None
                 self._known[key] = self._objective(entry, expert)
                 if len(self._known) > KNOWN_OBJECTIVES:
