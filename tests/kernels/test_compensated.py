@@ -80,7 +80,9 @@ def test_the_diagonal_is_raised_where_no_inputs_have_such_moments(
 
 
 @pytest.mark.parametrize("damping", [None, 0.0, 0.3])
-@pytest.mark.parametrize(("rows", "pooled_rows"), [(0, 30), (1, 31), (100, 0), (100, 900), (2000, 0)])
+@pytest.mark.parametrize(
+    ("rows", "pooled_rows"), [(0, 30), (1, 31), (100, 0), (100, 900), (2000, 0)]
+)
 def test_the_objective_by_hand(rows: int, pooled_rows: int, damping: float | None) -> None:
     random = np.random.default_rng(5)
     own, pooled = random.standard_normal((rows, 32)), random.standard_normal((pooled_rows, 32)) * 2
