@@ -27,7 +27,7 @@ from apex.calibration import read_texts
 from apex.files import load_imatrix, load_second_moments
 from apex.inference import Divergences, ResidentModel, RunOptions, Tokens, chunks_of, read_text
 from apex.planning.rounding import rounding_for
-from apex.quantizing import round_rows
+from apex.quantizing import Objectives, round_rows
 from apex.sensitivity.errors import candidates_of
 from apex.types import tensor_bytes
 
@@ -49,6 +49,7 @@ class Bench:
         self.matrix = load_imatrix(path)
         moments = given.second_moments
         self.moments = None if moments is None else load_second_moments(moments)
+        self.objectives = Objectives({} if self.moments is None else {0: self.moments})
         self.resident = ResidentModel(self.source, RunOptions())
         names, tokens = self._judging(given.data, given.judge, given.chunks)
         self.names = np.array(names)
@@ -108,13 +109,9 @@ class Bench:
         return made
 
     def _objectives(self, name: str) -> Callable[[int], _core.Objective] | None:
-        entry = None if self.moments is None else self.moments.entry(name)
-        if entry is None:
+        if self.moments is None or self.moments.entry(name) is None:
             return None
-        pooled, rows = entry.pooled()
-        return lambda expert: _core.Objective(
-            entry.columns, entry.sums(expert), float(entry.rows[expert]), pooled, float(rows)
-        )
+        return lambda expert: self.objectives.of_entry(0, name, expert)
 
 
 def row_of(bench: Bench, what: str, *, linears: bool) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Do scalings that fold into a stock file make it quantize better? Measures, prints a table.
 
 python bench/smoothing.py MODEL DATA OUTPUT.json --imatrix FILE [--second-moments FILE]
-    [--types Q3_K,…] [--linears] [--places norm,…] [--chunks N] [--judge apart.txt]
+    [--types Q3_K,…] [--linears] [--places "up and down",…] [--chunks N] [--judge apart.txt]
+    [--shuffles N]
 
 A place is where columns of some matrices can be multiplied by s and what makes their inputs be
 divided by it, with the same outputs: a norm's gains and all its readers, rows of up and columns of
@@ -15,7 +16,7 @@ With h the importance of a column and m the root mean square of its weights, s i
 h^(a/4) m^(-b/2): with a = b = 1, columns of a block whose weights all have the same number of
 levels cost the least. Of the pairs in POWERS, each layer (each expert between up and down) gets
 the one with the least error of its outputs on the calibration text, as the bench's rounding
-measures it; (0, 0) leaves it as it is. The rest is as in bench/rounding.py.
+measures it; none is a choice too. The rest is as in bench/rounding.py.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from typing import Any
 
 import numpy as np
 from folding import Change, Place, dealt, mixed
-from rounding import Bench
+from rounding import TYPES, Bench
 
 import apex
 from apex import _core
@@ -247,10 +248,11 @@ def row_of(
 ) -> dict[str, Any]:
     """What each kind of place gives, and all together."""
     types = bench.types_of(what, linears=linears)
+    tensors = ("linears" if linears else "experts") if what in TYPES else "tier"
     first = bench.measure_changed(types, rounding, Change())
     row: dict[str, Any] = {
         "type": what,
-        "tensors": "linears" if linears else "experts",
+        "tensors": tensors,
         "chunks": len(bench.names),
         "rounding": rounding,
         "kl": float(first.mean()),
@@ -273,9 +275,30 @@ def row_of(
                 **compared(bench.measure_changed(types, rounding, change), first),
             }
             print(what, rounding, kind, json.dumps(row["places"][kind]), flush=True)
-    row["places"]["all"] = compared(bench.measure_changed(types, rounding, every), first)
-    print(what, rounding, "all", json.dumps(row["places"]["all"]), flush=True)
+    if len(row["places"]) > 1:
+        row["places"]["all"] = compared(bench.measure_changed(types, rounding, every), first)
+        print(what, rounding, "all", json.dumps(row["places"]["all"]), flush=True)
     return row
+
+
+def shuffled(
+    bench: Smoothing, what: str, rounding: str, *, count: int, linears: bool
+) -> list[dict[str, float]]:
+    """What shuffling the channels of each expert does: no better nor worse, but other errors."""
+    types = bench.types_of(what, linears=linears)
+    first = bench.measure_changed(types, rounding, Change())
+    found = []
+    for seed in range(count):
+        random, change = np.random.default_rng(seed), Change()
+        for place in bench.places():
+            if place.kind == "order":
+                matrices = bench.tensors[place.readers[0]].experts
+                order = np.stack([random.permutation(place.spread) for _ in range(matrices)])
+                change.column_order[place.readers[0]] = order
+                change.row_order |= dict.fromkeys(place.kept, order)
+        found.append(compared(bench.measure_changed(types, rounding, change), first))
+        print(what, rounding, "shuffled", json.dumps(found[-1]), flush=True)
+    return found
 
 
 def compared(values: np.ndarray, first: np.ndarray) -> dict[str, float]:
@@ -312,25 +335,29 @@ def main() -> None:
     parser.add_argument("--imatrix", type=Path)
     parser.add_argument("--second-moments", type=Path)
     parser.add_argument("--places", help="kinds of places; else all")
+    parser.add_argument("--shuffles", type=int, default=0, help="how often to see what chance does")
     parser.add_argument("--judge", default="eval-*.txt", help="texts in DATA that judge")
     given = parser.parse_args()
     bench = Smoothing(given)
     known = list(dict.fromkeys(place.kind for place in bench.places()))
-    kinds = given.places.split(",") if given.places else known
+    kinds = known if given.places is None else given.places.split(",")
     rows = json.loads(given.output.read_text("utf-8"))["rows"] if given.output.exists() else []
     checked = json.loads(given.output.read_text("utf-8"))["unquantized"] if rows else None
     found = {
         "model": given.model.name,
         "apex": apex.__version__,
         "isa": _core.inference_features(),
-        "judge": given.judge,
         "unquantized": checked or unquantized(bench, known),
         "rows": rows,
     }
     print(found["unquantized"], flush=True)
     for what in filter(None, given.types.split(",")):
         for rounding in ("reference", *(["compensated"] if bench.moments else [])):
-            rows.append(row_of(bench, what, rounding, kinds, linears=given.linears))
+            row = row_of(bench, what, rounding, kinds, linears=given.linears)
+            row["shuffled"] = shuffled(
+                bench, what, rounding, count=given.shuffles, linears=given.linears
+            )
+            rows.append({"judge": given.judge, **row})
             given.output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 

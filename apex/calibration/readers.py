@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from apex import _core
+from apex.errors import DataError
 from apex.sources import Source, Tensor
 
 __all__ = ["EMBEDDING", "add_readers", "readers_of"]
@@ -54,11 +55,18 @@ def add_readers(source: Source, sink: _core.Moments) -> None:
 
     An error e of a row of the embedding changes what the first layer reads of it by their products
     with e. So their second moments are for its rows what those of inputs are for other matrices.
+    Raises DataError where a weight or a gain is not finite.
     """
     for norm, matrix in readers_of(source):
         gains = next(_rows_of(source, norm))[0]
         for rows in _rows_of(source, matrix):
-            sink.add(EMBEDDING, rows * gains)
+            read = rows * gains
+            if not np.isfinite(read).all():
+                raise DataError(
+                    f"A weight of {matrix.name}, or a gain of {norm.name}, is NaN or infinite.",
+                    "the model is damaged; download or convert it again",
+                )
+            sink.add(EMBEDDING, read)
 
 
 def _rows_of(source: Source, tensor: Tensor) -> Iterator[Rows]:

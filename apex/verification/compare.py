@@ -127,7 +127,9 @@ def _importance(tensor: Tensor, matrix: ImportanceMatrix | None) -> npt.NDArray[
 
 
 def _outputs(tensor: Tensor, moments: SecondMoments | None, threads: int) -> OutputErrors | None:
-    entry = None if moments is None else moments.entry(tensor.name)
+    if moments is None or tensor.name in moments.of_weights:  # no inputs, so no outputs
+        return None
+    entry = moments.entry(tensor.name)
     return OutputErrors(entry, threads) if entry is not None and entry.rows.any() else None
 
 

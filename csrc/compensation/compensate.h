@@ -5,8 +5,7 @@
 //    (GPTQ, arXiv 2210.17323, in the form of QuIP's LDLQ, arXiv 2307.13304), with the integers of
 //    the scales searched anew.
 // 2. sweep: coordinate descent (CDQuant, arXiv 2406.17542): the scales of a block, then the
-// integers
-//    of each part, then its levels move to where the objective is least.
+//    integers of each part, then its levels move to where the objective is least.
 // 3. unshrink: one factor per row undoes what least squares take off the size of the outputs.
 #pragma once
 

@@ -66,7 +66,7 @@ Objective::Objective(const Moments & own, const Moments & pooled, int64_t column
 // Where rounding errors have left no positive pivot, the diagonal is raised until there is.
 void Objective::factorize(int threads) {
     const KernelTable & kernels = dispatch::kernels();
-    for (float raise = 1e-3f; raise < 2.f; raise *= 10.f) {
+    for (float raise = 1e-3f;; raise *= 10.f) {
         factors_ = moments_;
         for (int64_t last = columns_; last > 0; last -= kFactorPanel) {
             const int64_t first = std::max<int64_t>(last - kFactorPanel, 0);
@@ -83,11 +83,13 @@ void Objective::factorize(int threads) {
                         [](float pivot) { return pivot > 0 && std::isfinite(pivot); })) {
             return;
         }
+        if (raise > 2.f) {
+            throw std::invalid_argument("the second moments are not those of any inputs");
+        }
         for (int64_t i = 0; i < columns_; ++i) {
             moments_[static_cast<size_t>(i * columns_ + i)] += raise;
         }
     }
-    throw std::invalid_argument("the second moments are not those of any inputs");
 }
 
 }  // namespace apex::rounding

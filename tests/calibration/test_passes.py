@@ -13,7 +13,7 @@ from support.language import write_text
 import apex
 from apex import _core
 from apex.calibration import CalibrationProgress, CollectOptions, Text, read_texts
-from apex.errors import OutputError, RunError, UsageError
+from apex.errors import DataError, OutputError, RunError, UsageError
 from apex.files import load_imatrix, load_second_moments, merge_second_moments
 from apex.inference import RunOptions
 
@@ -106,6 +106,22 @@ def test_of_the_embedding(demo_model: Path, folder: Path) -> None:
     assert entry.rows.tolist() == [len(rows)]
     expected = (rows.T @ rows)[np.tril_indices(entry.columns)]
     np.testing.assert_allclose(entry.sums(0), expected, rtol=1e-3, atol=1e-5 * expected.max())
+
+
+def test_a_broken_weight_that_reads_the_embedding(
+    demo_model: Path, texts: tuple[Text, ...], tmp_path: Path
+) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(demo_model.read_bytes())
+    reader = gguf.GGUFReader(broken, "r+")
+    (tensor,) = (t for t in reader.tensors if t.name == "blk.0.ffn_up_shexp.weight")
+    tensor.data[3, 5] = np.nan
+    reader.data.flush()
+    with pytest.raises(DataError, match=r"A weight of blk.0.ffn_up_shexp.weight, or"):
+        apex.calibrate(broken, folder / "i", texts, options=OPTIONS, second_moments=folder / "m")
+    assert not list(folder.iterdir())
 
 
 def test_layer_0_by_hand(demo_model: Path, texts: tuple[Text, ...], folder: Path) -> None:

@@ -8,7 +8,6 @@ import gguf
 import numpy as np
 import pytest
 from support import imatrix, moments
-from support.architectures import ModelSpec, TensorSpec
 
 import apex
 from apex import _core
@@ -22,12 +21,8 @@ UP, OUT = "blk.0.ffn_up_exps.weight", "blk.0.ssm_out.weight"
 
 @pytest.fixture(scope="module")
 def matrix(demo_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    tensors = tuple(
-        TensorSpec(tensor.name, tuple(reversed(tensor.shape)), tensor.type)
-        for tensor in apex.open_model(demo_model).tensors
-    )
     path = tmp_path_factory.mktemp("compensated") / "imatrix.gguf"
-    imatrix.write_gguf(path, imatrix.random_imatrix(ModelSpec("", {}, tensors)))
+    imatrix.write_for_model(path, demo_model)
     return path
 
 

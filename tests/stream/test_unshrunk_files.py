@@ -9,7 +9,6 @@ import gguf
 import numpy as np
 import pytest
 from support import imatrix
-from support.architectures import ModelSpec, TensorSpec
 
 import apex
 from apex import _core
@@ -24,13 +23,8 @@ OPTIONS = {"file_type": "Q2_K", "pure": True}
 @pytest.fixture(scope="module")
 def matrix(demo_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of all that the demo multiplies with."""
-    tensors = tuple(
-        TensorSpec(tensor.name, tuple(reversed(tensor.shape)), tensor.type)
-        for tensor in apex.open_model(demo_model).tensors
-        if tensor.name not in ("token_embd.weight", "output.weight")
-    )
     path = tmp_path_factory.mktemp("rounding") / "imatrix.gguf"
-    imatrix.write_gguf(path, imatrix.random_imatrix(ModelSpec("", {}, tensors)))
+    imatrix.write_for_model(path, demo_model, ("token_embd.weight", "output.weight"))
     return path
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import gguf
 import numpy as np
-from support.architectures import ModelSpec
+from support.architectures import ModelSpec, TensorSpec
+
+import apex
 
 Entry = tuple[np.ndarray, np.ndarray]  # sums (experts, columns), counts (experts,); float32
 
@@ -31,6 +33,16 @@ def random_imatrix(spec: ModelSpec, seed: int = 0) -> dict[str, Entry]:
             counts[1], sums[1] = 0, 0
         entries[tensor.name] = (sums, counts)
     return entries
+
+
+def write_for_model(path: Path, model: Path, without: Collection[str] = ()) -> None:
+    """A random importance matrix for all matrices of a model, or all but some."""
+    tensors = tuple(
+        TensorSpec(tensor.name, tuple(reversed(tensor.shape)), tensor.type)
+        for tensor in apex.open_model(model).tensors
+        if tensor.name not in without
+    )
+    write_gguf(path, random_imatrix(ModelSpec("", {}, tensors)))
 
 
 def write_gguf(path: Path, entries: Mapping[str, Entry]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,11 +27,14 @@ def columns_of(entry: Entry) -> int:
 
 
 def write_moments(
-    path: Path, entries: Mapping[str, Entry], aliases: Mapping[str, str] | None = None
+    path: Path,
+    entries: Mapping[str, Entry],
+    aliases: Mapping[str, str] | None = None,
+    of_weights: Sequence[str] = (),
 ) -> None:
-    """A file of these entries; aliases have the inputs of another."""
+    """A file of these entries; aliases have the inputs of another, and some are of weights."""
     sizes = {name: (columns_of(entry), len(entry[1])) for name, entry in entries.items()}
-    content = MomentsContent("sampled:1", ["text"], 3, 512, sizes, aliases or {})
+    content = MomentsContent("sampled:1", ["text"], 3, 512, sizes, aliases or {}, of_weights)
     with MomentsWriter(path, content) as writer:
         for name, (sums, counts) in entries.items():
             writer.write(name, 0, sums)

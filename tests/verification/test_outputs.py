@@ -8,23 +8,19 @@ import gguf
 import numpy as np
 import pytest
 from support import imatrix, moments
-from support.architectures import ModelSpec, TensorSpec
 
 import apex
 from apex.verification import VerifyReport
 
 UP, GATE, OUT = "blk.0.ffn_up_exps.weight", "blk.0.ffn_gate_exps.weight", "blk.0.ssm_out.weight"
+EMBEDDING = "token_embd.weight"  # its rows are looked up: they have no inputs and no outputs
 Inputs = dict[str, list[np.ndarray]]
 
 
 @pytest.fixture(scope="module")
 def matrix(demo_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    tensors = tuple(
-        TensorSpec(tensor.name, tuple(reversed(tensor.shape)), tensor.type)
-        for tensor in apex.open_model(demo_model).tensors
-    )
     path = tmp_path_factory.mktemp("outputs") / "imatrix.gguf"
-    imatrix.write_gguf(path, imatrix.random_imatrix(ModelSpec("", {}, tensors)))
+    imatrix.write_for_model(path, demo_model)
     return path
 
 
@@ -49,7 +45,9 @@ def inputs(demo_model: Path) -> Inputs:
 def second_moments(inputs: Inputs, matrix: Path) -> Path:
     path = matrix.with_name("moments.gguf")
     entries = {name: moments.entry_of(each) for name, each in inputs.items()}
-    moments.write_moments(path, entries, {GATE: UP})
+    columns = inputs[OUT][0].shape[1]
+    entries[EMBEDDING] = moments.entry_of([np.random.default_rng(6).random((600, columns))])
+    moments.write_moments(path, entries, {GATE: UP}, [EMBEDDING])
     return path
 
 
