@@ -235,6 +235,7 @@ class Objective:
         *,
         prior_rows: float = 256.0,
         damping: float | None = None,
+        level: float = 0.1,
         threads: int = 0,
     ) -> None:
         """
@@ -243,7 +244,8 @@ class Objective:
         sums: float32, the lower triangle of the sum of x x^T over `rows` inputs, row by row.
         pooled, pooled_rows: the same of all experts of the tensor.
         damping: what is added to the diagonal, as a share of it; without it 3 * columns / rows, so
-            that of few rows little more than the diagonal is left.
+            that of few rows little more than the diagonal is left, and at least 0.1.
+        level: what is added to the diagonal, as a share of its mean, so that inputs of other texts count.
 
         Raises ValueError for sizes that do not fit together and where nothing is known.
         """

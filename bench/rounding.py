@@ -8,7 +8,8 @@ is made where none is given, and the texts that judge. The routed experts of the
 --linears all that llama.cpp quantizes there, become one type and all else stays F16; every type is
 tried unshrunk, whatever a plan would do with it, and compensated where there are second moments.
 With --tiers, the types are those of tiers, and all tensors of the trunk are as a file would have
-them. The ratio of KL divergences is that of means over the same chunks, its error that of chunks.
+them. The ratio of KL divergences is that of means over the same chunks, its error that of chunks;
+"ppl" is the perplexity over them, that beside the rows the unchanged model's.
 """
 
 from __future__ import annotations
@@ -25,7 +26,15 @@ import apex
 from apex import _core
 from apex.calibration import read_texts
 from apex.files import load_imatrix, load_second_moments
-from apex.inference import Divergences, ResidentModel, RunOptions, Tokens, chunks_of, read_text
+from apex.inference import (
+    Divergences,
+    ResidentModel,
+    RunOptions,
+    Tokens,
+    batches,
+    chunks_of,
+    read_text,
+)
 from apex.planning.rounding import rounding_for
 from apex.quantizing import Objectives, round_rows
 from apex.sensitivity.errors import candidates_of
@@ -54,6 +63,7 @@ class Bench:
         names, tokens = self._judging(given.data, given.judge, given.chunks)
         self.names = np.array(names)
         self.divergences = Divergences(self.resident, tokens)
+        self.ppl = self.perplexity()
         self.candidates = {
             name: candidate
             for name, candidate in candidates_of(self.source, self.matrix).items()
@@ -88,6 +98,24 @@ class Bench:
             how = rounding if type_name == only else self._planned(name, type_name, rounding)
             self.resident.replace(name, type_name, self._rounded(name, type_name, how))
         return self.divergences.measure()
+
+    def perplexity(self) -> float:
+        """Of the model as it is now, at the positions of the divergences that have a next token."""
+        options, chunks = self.resident.options, self.divergences.chunks
+        found = []
+        for batch in batches(
+            chunks, options, self.resident.model, first_output=options.context_length // 2
+        ):
+            if batch.begins:
+                self.resident.context.clear()
+            self.resident.context.decode(
+                batch.tokens, batch.positions, batch.sequences, batch.outputs
+            )
+            which, where = batch.rows
+            known = np.flatnonzero(where + 1 < options.context_length)
+            after = chunks[batch.chunks.start + which[known], where[known] + 1]
+            found.append(self.resident.context.score(known, after, options.threads)[0])
+        return float(np.exp(np.concatenate(found).mean()))
 
     def _planned(self, name: str, type_name: str, rounding: str) -> str:
         return rounding_for(
@@ -126,6 +154,7 @@ def row_of(bench: Bench, what: str, *, linears: bool) -> dict[str, Any]:
         ratio = found.mean() / first.mean()
         apart = (found - ratio * first).std(ddof=1) / np.sqrt(len(found))
         row[rounding] = {
+            "ppl": bench.perplexity(),
             "kl": float(found.mean()),
             "high": float(np.quantile(values, 0.999)),
             "most": float(values.max()),
@@ -163,6 +192,7 @@ def main() -> None:
             "isa": _core.inference_features(),
             "second_moments": bench.moments and bench.moments.path,
             "chunks": bench.names.tolist(),
+            "ppl": bench.ppl,
             "rows": rows,
         }
         given.output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

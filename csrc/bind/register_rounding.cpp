@@ -51,15 +51,15 @@ void compensate(const py::buffer & src, const std::string & type, const Objectiv
 std::unique_ptr<Objective> make_objective(int64_t columns, const Floats & sums, double rows,
                                           const Floats & pooled, double pooled_rows,
                                           double prior_rows, std::optional<double> damping,
-                                          int threads) {
+                                          double level, int threads) {
     const int64_t triangle = columns * (columns + 1) / 2;
     if (columns < 1 || sums.size() != triangle || pooled.size() != triangle) {
         throw py::value_error("second moments are the lower triangle of a square of the columns");
     }
     const rounding::Moments own{sums.data(), rows};
     const rounding::Moments all{pooled.data(), pooled_rows};
-    const rounding::Shrinkage shrinkage{prior_rows,
-                                        damping ? *damping : rounding::damping_for(rows, columns)};
+    const rounding::Shrinkage shrinkage{
+        prior_rows, damping ? *damping : rounding::damping_for(rows, columns), level};
     py::gil_scoped_release release;
     return std::make_unique<Objective>(own, all, columns, shrinkage, threads);
 }
@@ -101,13 +101,15 @@ BadDataError for weights that are NaN or infinite.)");
 e is the error of a row of weights, and H what is known of the second moments of its inputs.)")
         .def(py::init(&make_objective), py::arg("columns"), py::arg("sums"), py::arg("rows"),
              py::arg("pooled"), py::arg("pooled_rows"), py::kw_only(),
-             py::arg("prior_rows") = 256.0, py::arg("damping") = py::none(), py::arg("threads") = 0,
+             py::arg("prior_rows") = 256.0, py::arg("damping") = py::none(), py::arg("level") = 0.1,
+             py::arg("threads") = 0,
              R"(H is sums + prior_rows * pooled / pooled_rows, over the mean of its diagonal.
 
 sums: float32, the lower triangle of the sum of x x^T over `rows` inputs, row by row.
 pooled, pooled_rows: the same of all experts of the tensor.
 damping: what is added to the diagonal, as a share of it; without it 3 * columns / rows, so
-    that of few rows little more than the diagonal is left.
+    that of few rows little more than the diagonal is left, and at least 0.1.
+level: what is added to the diagonal, as a share of its mean, so that inputs of other texts count.
 
 Raises ValueError for sizes that do not fit together and where nothing is known.)")
         .def_property_readonly("columns", &Objective::columns)

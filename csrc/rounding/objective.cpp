@@ -12,15 +12,14 @@ namespace apex::rounding {
 namespace {
 
 constexpr double kDamping = 3;
-// What a column that was never active counts for, as a share of the mean.
-constexpr double kLeast = 1e-5;
+constexpr double kLeastDamping = 0.1;
 // Rows that a task takes.
 constexpr int64_t kRows = 64;
 
 }  // namespace
 
 double damping_for(double rows, int64_t columns) {
-    return kDamping * static_cast<double>(columns) / std::max(rows, 1.0);
+    return std::max(kDamping * static_cast<double>(columns) / std::max(rows, 1.0), kLeastDamping);
 }
 
 Objective::Objective(const Moments & own, const Moments & pooled, int64_t columns,
@@ -46,7 +45,7 @@ Objective::Objective(const Moments & own, const Moments & pooled, int64_t column
             for (int64_t k = 0; k <= i; ++k) {
                 double value = at(i, k) / mean;
                 if (i == k) {
-                    value += shrinkage.damping * value + kLeast;
+                    value += shrinkage.damping * value + shrinkage.level;
                 }
                 moments_[static_cast<size_t>(i * columns + k)] = static_cast<float>(value);
             }

@@ -17,10 +17,11 @@ struct Moments {
 struct Shrinkage {
     double prior_rows;  // that the pooled moments count for
     double damping;     // what is added to the diagonal, as a share of it
+    double level;       // the same, as a share of its mean: other texts move other columns
 };
 
 // The damping of a matrix of this many columns whose inputs were seen in this many rows: the fewer,
-// the nearer H comes to its diagonal, which is what the importance matrix knows. The factor was
+// the nearer H comes to its diagonal, which is what the importance matrix knows. Its constants were
 // chosen on calibration text kept apart (bench/README.md).
 double damping_for(double rows, int64_t columns);
 

@@ -36,11 +36,16 @@ def packed(square: Array) -> Array:
 
 
 def damping_for(rows: float, columns: int) -> float:
-    return 3.0 * columns / max(rows, 1)
+    return max(3.0 * columns / max(rows, 1), 0.1)
 
 
 def make_objective(
-    sums: Array, rows: float, pooled: Array, pooled_rows: float, damping: float | None = None
+    sums: Array,
+    rows: float,
+    pooled: Array,
+    pooled_rows: float,
+    damping: float | None = None,
+    level: float = 0.1,
 ) -> Objective:
     """From packed float32 sums of x x^T; in binary64 up to H."""
     columns = int(np.sqrt(2 * len(sums)))
@@ -51,7 +56,7 @@ def make_objective(
     square /= ordered(square.diagonal()) / columns
     diagonal = square.diagonal().copy()
     damping = damping_for(rows, columns) if damping is None else damping
-    np.fill_diagonal(square, diagonal + (damping * diagonal + 1e-5))
+    np.fill_diagonal(square, diagonal + (damping * diagonal + level))
     lower = square.astype(F)
     raised = F(1e-3)
     while True:  # until rounding errors leave no pivot that is not positive
