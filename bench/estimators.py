@@ -80,9 +80,20 @@ def lacking(square: Array, rows: float) -> float:
     return len(square) / max(rows, 1)
 
 
+def present(square: Array, rows: float, pooled: Array, prior_rows: float = PRIOR) -> Array:
+    """As the product makes it."""
+    share = max(3 * lacking(square, rows), 0.1)
+    drawn = prior(square, pooled, prior_rows)
+    return (
+        drawn
+        + share * np.diag(drawn.diagonal())
+        + 0.1 * drawn.diagonal().mean() * np.eye(len(drawn))
+    )
+
+
 def estimators() -> dict[str, Estimator]:
     found: dict[str, Estimator] = {
-        "present": lambda s, n, p: damped(prior(s, p), 3 * lacking(s, n)),
+        "present": present,
         "diagonal": lambda s, n, p: np.diag(prior(s, p).diagonal()),
         "pooled": lambda s, n, p: damped(p, 0.1),
         "pooled, own diagonal": lambda s, n, p: damped(
@@ -91,7 +102,7 @@ def estimators() -> dict[str, Estimator]:
     }
     for x in (0, *DAMPINGS):
         found[f"damping {x:g}"] = lambda s, n, p, x=x: damped(prior(s, p), x)
-    for x in (0.3, 1, 10):
+    for x in (0.3, 1, 3, 10):
         found[f"damping {x:g} d/n"] = lambda s, n, p, x=x: damped(prior(s, p), x * lacking(s, n))
     for x in (0.6, 2):
         found[f"damping {x:g} sqrt(d/n)"] = lambda s, n, p, x=x: damped(
@@ -108,12 +119,14 @@ def estimators() -> dict[str, Estimator]:
         )
     for x in (0.3, 1, 3):
         found[f"identity {x:g} d/n"] = lambda s, n, p, x=x: raised(prior(s, p), x * lacking(s, n))
-    for x in (0.1, 0.3):
-        found[f"present + identity {x:g}"] = lambda s, n, p, x=x: raised(
+    for x in (0.03, 0.1, 0.3):
+        found[f"damping 3 d/n, identity {x:g}"] = lambda s, n, p, x=x: raised(
             damped(prior(s, p), 3 * lacking(s, n)), x
         )
-    for x in (0.03, 0.1, 0.3):
-        found[f"present + {x:g}"] = lambda s, n, p, x=x: damped(prior(s, p), x + 3 * lacking(s, n))
+        found[f"damping {x:g}, identity {x:g}"] = lambda s, n, p, x=x: raised(
+            damped(prior(s, p), x), x
+        )
+    found["present, prior 1"] = lambda s, n, p: present(s, n, p, 1)
     for x in (16, 64):
         found[f"rank {x}"] = lambda s, n, p, x=x: damped(low_rank(prior(s, p), x), 0.02)
         found[f"rank {x}, damped"] = lambda s, n, p, x=x: damped(
@@ -132,7 +145,9 @@ def objective_of(square: Array) -> _core.Objective:
     """H as it is."""
     scaled = square / square.diagonal().mean()
     packed = scaled[np.tril_indices(len(scaled))].astype(np.float32)
-    return _core.Objective(len(scaled), packed, 1, np.zeros_like(packed), 0, damping=0, threads=1)
+    return _core.Objective(
+        len(scaled), packed, 1, np.zeros_like(packed), 0, damping=0, level=1e-5, threads=1
+    )
 
 
 class Sample:
