@@ -88,6 +88,16 @@ _COMMANDS = (
         ),
     ),
     _Command(
+        "publish",
+        "publishing",
+        "publish",
+        (
+            "apex publish model.gguf -o folder --tier all --evaluate-on wiki.test.raw --speed",
+            "apex publish --init > publish.toml, then apex publish publish.toml",
+            "apex publish publish.toml --dry-run",
+        ),
+    ),
+    _Command(
         "tiers",
         "planning",
         "tiers",
