@@ -19,8 +19,8 @@ from apex.cli.arguments import (
 from apex.cli.output import Printer, Table, duration, size
 from apex.cli.progress import showing_stages
 from apex.cli.stopping import ending
-from apex.cli.values import parse_size
 from apex.errors import UsageError
+from apex.sizes import parse_size
 
 if TYPE_CHECKING:
     from apex.publishing import Due, Pipeline, Publication, Step
@@ -167,7 +167,7 @@ class PublishArguments(QuietArgument, JsonArgument, OverwriteArgument, ThreadsAr
             "winogrande": self.winogrande,
             "multiple_choice": self.multiple_choice,
             "speed": True if self.speed else None,
-            "split_max_size": _bytes(self.split_max_size, "--split-max-size"),
+            "split_max_size": _bytes(self.split_max_size, "--split-max-size", 1000),
             "max_memory": _bytes(self.max_memory, "--max-memory"),
             "threads": self.threads or None,
         }
@@ -247,5 +247,5 @@ def _data(due: list[Due]) -> list[dict[str, Any]]:
     ]
 
 
-def _bytes(text: str | None, option: str) -> int | None:
-    return None if text is None else parse_size(text, option)
+def _bytes(text: str | None, option: str, unit: int = 1024) -> int | None:
+    return None if text is None else parse_size(text, option, unit)

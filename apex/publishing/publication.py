@@ -11,6 +11,7 @@ from typing import Any
 
 from apex.errors import UsageError
 from apex.policy import is_tier, load_recipe, tiers
+from apex.sizes import parse_size
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -19,6 +20,8 @@ else:
 
 __all__ = ["CardFacts", "Publication", "load_publication", "template"]
 
+# What may be written as a size, and what K is in it: for shards as llama-gguf-split has it.
+_SIZES = {"split_max_size": 1000, "max_memory": 1024}
 _SEE = "apex publish --init writes a commented file"
 
 TEMPLATE = """\
@@ -183,11 +186,11 @@ def _typed(kind: type[Any], data: Any, where: str, folder: Path) -> dict[str, An
     for name, value in data.items():
         if name not in known:
             raise UsageError(f"{where} has the unknown key {name!r}.", _SEE)
-        result[name] = _value(known[name], value, f"{where}: {name}", folder)
+        result[name] = _value(name, known[name], value, f"{where}: {name}", folder)
     return result
 
 
-def _value(kind: str, value: Any, where: str, folder: Path) -> Any:
+def _value(name: str, kind: str, value: Any, where: str, folder: Path) -> Any:
     if kind.startswith("tuple"):
         values = [value] if isinstance(value, str) else value
         if not isinstance(values, list) or not all(isinstance(item, str) for item in values):
@@ -198,6 +201,8 @@ def _value(kind: str, value: Any, where: str, folder: Path) -> Any:
             str(folder / item) if item.endswith(".toml") and not is_tier(item) else item
             for item in values
         )
+    if name in _SIZES and isinstance(value, str):
+        return parse_size(value, where, _SIZES[name])
     wanted: type[Any] = str if kind.startswith(("Path", "str")) else int
     if kind == "bool":
         wanted = bool
