@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 PYTHON = {
     "errors": set(),
     "cpu": {"errors", "_core"},
+    "sizes": {"errors"},
     "types": {"_core"},
     "policy": {"errors"},
     "sources": {"errors", "types", "_core"},
@@ -41,6 +42,10 @@ PYTHON = {
         *("sources", "types", "_core"),
     },
     "reporting": {"errors", "files"},
+    "publishing": {
+        *("calibration", "errors", "evaluation", "files", "inference", "planning", "policy"),
+        *("quantizing", "reporting", "sizes", "sources", "verification", "_core"),
+    },
     "demo": {"errors", "_core"},
 }
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args, get_type_hi
 
 import typer
 
-from apex.cli.values import parse_override, parse_size
+from apex.cli.values import parse_override
+from apex.sizes import parse_size
 
 if TYPE_CHECKING:
     from apex.planning import PlanOptions

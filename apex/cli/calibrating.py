@@ -18,7 +18,7 @@ from apex.cli.progress import showing_stages
 from apex.cli.running import TEXT, RunArguments, TextArguments
 from apex.cli.showing import print_unreached
 from apex.cli.stopping import ending
-from apex.cli.values import parse_size
+from apex.sizes import parse_size
 
 if TYPE_CHECKING:
     from apex.calibration import (

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
-from apex.cli.values import parse_bytes, parse_layers
+from apex.cli.values import parse_layers
 from apex.errors import UsageError
+from apex.sizes import parse_bytes
 
 if TYPE_CHECKING:
     from apex.fitting import Constraints, Wish

@@ -18,9 +18,10 @@ from apex.cli.progress import showing_progress
 from apex.cli.quantize_arguments import QuantizeArguments
 from apex.cli.stopping import ending
 from apex.cli.targets import Wanted, leave_out_done, plan_all, wanted_of
-from apex.cli.values import is_automatic, parse_devices, parse_size
+from apex.cli.values import is_automatic, parse_devices
 from apex.cli.verifying import compare, print_report, require_sound
 from apex.cli.written import print_result, print_several, result_to_dict
+from apex.sizes import parse_size
 
 if TYPE_CHECKING:
     from apex import ModelFile, Plan, QuantizeResult, VerifyReport

@@ -18,10 +18,11 @@ from support.commands import COMMAND, Apex, environment
 from support.imatrix import write_gguf
 from support.llama import grow, llama_tensors, write_llama
 
-from apex.cli import main, values
+from apex.cli import main
 from apex.cli import output as cli_output
 from apex.errors import UsageError
 from apex.policy import recipe_text
+from apex.sizes import parse_size
 
 
 def assert_complaint(result: subprocess.CompletedProcess[str], status: int) -> None:
@@ -373,14 +374,14 @@ def test_what_a_plan_needs_is_all_that_is_imported(dense_model: Path) -> None:
     ],
 )
 def test_sizes(text: str, binary: int, decimal: int) -> None:
-    assert values.parse_size(text, "--size") == binary
-    assert values.parse_size(text, "--size", 1000) == decimal
+    assert parse_size(text, "--size") == binary
+    assert parse_size(text, "--size", 1000) == decimal
 
 
 @pytest.mark.parametrize("text", ["", "G", "2X", "-1G", "1e9", "2 G 3", "0", "0.1", "٣G"])
 def test_what_is_no_size(text: str) -> None:
     with pytest.raises(UsageError, match="--size"):
-        values.parse_size(text, "--size")
+        parse_size(text, "--size")
 
 
 @pytest.mark.parametrize(

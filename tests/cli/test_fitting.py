@@ -18,11 +18,11 @@ from support.sensitivities import sensitivity_of, write_sensitivity
 import apex
 from apex import Constraints, Wish
 from apex.cli.app import run
-from apex.cli.values import parse_bytes
 from apex.errors import UsageError
 from apex.policy import Role
 from apex.reporting.frontier import check_frontier
 from apex.sensitivity import save_sensitivity
+from apex.sizes import parse_bytes
 
 SPEC = architectures()["qwen35moe"]
 # tests/cli/test_settling.py is about running the model.

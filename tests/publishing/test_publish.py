@@ -1,0 +1,263 @@
+"""From a model to a published folder: what is made, what is made again, what stops it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import apex
+from apex.errors import OutputError, UsageError
+from apex.publishing import Pipeline, Publication, load_publication, template
+from apex.publishing.state import locked
+
+WORDS = "the quick brown fox jumps over the lazy dog and runs away into the dark wood again "
+
+
+@pytest.fixture
+def asked(tiny_model: Path, tmp_path: Path) -> Publication:
+    """A small publication of everything that there is to measure but speed."""
+    text, judge = tmp_path / "text.txt", tmp_path / "judge.txt"
+    text.write_text(WORDS * 40)
+    judge.write_text("".join(sorted(WORDS)) * 40)
+    return Publication(
+        model=tiny_model,
+        folder=tmp_path / "out",
+        tiers=("quality", "mini"),
+        texts=(text,),
+        built_in=False,
+        chunks=2,
+        evaluate_on=judge,
+        evaluate_chunks=2,
+    )
+
+
+def run(asked: Publication, **which: Any) -> dict[str, str]:
+    """Publish; why each step ran."""
+    pipeline = Pipeline(asked)
+    due = pipeline.due(**which)
+    pipeline.check(due)
+    ran: dict[str, str] = {}
+    pipeline.run(due, lambda step, why: ran.update({step.name: why}), lambda *progress: None)
+    return ran
+
+
+def contents(folder: Path, *, work: bool = False) -> dict[str, str]:
+    """By name, what is published."""
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and (work or path.suffix == ".gguf")
+    }
+
+
+def test_everything_is_there(asked: Publication) -> None:
+    ran = run(asked)
+    assert list(ran) == [
+        "calibrate",
+        "quantize",
+        "verify quality",
+        "verify mini",
+        "evaluate the original",
+        "evaluate quality",
+        "evaluate mini",
+        "report",
+        "checksums",
+        "card",
+    ]
+    assert set(ran.values()) == {"not made yet"}
+    folder = asked.folder
+    quality, mini = folder / "tiny-APEX-Quality.gguf", folder / "tiny-APEX-Mini.gguf"
+    alone = asked.folder.parent / "alone.gguf"
+    apex.quantize(asked.model, alone, tier="mini", imatrix=folder / "tiny.imatrix.gguf")
+    assert mini.read_bytes()[-4096:] == alone.read_bytes()[-4096:]
+    sums = dict(
+        reversed(line.split("  ")) for line in (folder / "SHA256SUMS").read_text().splitlines()
+    )
+    assert sums == {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (quality, mini)
+    }
+    (entry,) = (
+        e for e in yaml.safe_load((folder / "gallery.yaml").read_text()) if "mini" in e["name"]
+    )
+    assert entry["files"][0]["sha256"] == sums[mini.name]
+    assert entry["overrides"]["parameters"]["model"] == entry["files"][0]["filename"]
+    assert (folder / "report" / "index.html").is_file()
+    assert not list(folder.rglob("*.partial"))
+
+
+def test_the_card_says_what_was_measured(asked: Publication) -> None:
+    run(asked)
+    text = (asked.folder / "README.md").read_text()
+    _, front, body = text.split("---\n", 2)
+    assert yaml.safe_load(front)["pipeline_tag"] == "text-generation"
+    results = json.loads((asked.folder / "work" / "results-tiny-APEX-Mini.json").read_text())
+    (model,) = results["models"]
+    far = model["divergence"]["kl"]
+    assert f"{far['value']:.5f} ± {far['error']:.5f}" in body
+    assert results["settings"]["chunks"] == 2
+    assert "## Tasks" not in body and "## Speed" not in body
+    assert "license" not in front  # nobody said
+
+
+def test_a_second_run_does_nothing(asked: Publication) -> None:
+    run(asked)
+    before = {path: path.stat().st_mtime_ns for path in asked.folder.rglob("*")}
+    assert run(asked) == {}
+    assert before == {path: path.stat().st_mtime_ns for path in asked.folder.rglob("*")}
+
+
+def test_a_changed_option_makes_what_depends_on_it(asked: Publication) -> None:
+    from dataclasses import replace
+
+    run(asked)
+    ran = run(replace(asked, evaluate_chunks=1))
+    assert ran["evaluate the original"] == "number of chunks was 2 and is 1"
+    assert ran["card"].endswith("has changed")
+    assert set(ran) == {
+        *("evaluate the original", "evaluate quality", "evaluate mini", "report", "card")
+    }
+
+
+def test_a_missing_file_is_made_again_and_nothing_else(asked: Publication) -> None:
+    run(asked)
+    mini = asked.folder / "tiny-APEX-Mini.gguf"
+    before = mini.read_bytes()
+    mini.unlink()
+    assert run(asked) == {"quantize": "tiny-APEX-Mini.gguf is missing"}
+    assert mini.read_bytes() == before
+
+
+def test_what_a_person_wrote_is_not_replaced(asked: Publication) -> None:
+    run(asked)
+    card = asked.folder / "README.md"
+    card.write_text("better words")
+    with pytest.raises(OutputError, match=r"README\.md is not as apex publish left it") as caught:
+        run(asked)
+    assert "--skip card" in str(caught.value.hint)
+    assert run(asked, skip=["card"]) == {}
+    assert card.read_text() == "better words"
+
+
+def test_a_foreign_file_in_the_way(asked: Publication) -> None:
+    asked.folder.mkdir()
+    (asked.folder / "SHA256SUMS").write_text("mine")
+    with pytest.raises(OutputError, match="SHA256SUMS"):
+        run(asked)
+    assert [path.name for path in asked.folder.iterdir()] == ["SHA256SUMS"]
+
+
+def test_stages_are_chosen(asked: Publication) -> None:
+    assert list(run(asked, only=["calibrate", "quantize"])) == ["calibrate", "quantize"]
+    ran = run(asked, skip=["evaluate", "report", "card"])
+    assert list(ran) == ["verify quality", "verify mini", "checksums"]
+    again = run(asked, begin="checksums", skip=["card"])
+    assert again == {"checksums": "asked for"} | {
+        name: "not made yet" for name in again if name != "checksums"
+    }
+    with pytest.raises(UsageError, match="no stage 'publish'"):
+        Pipeline(asked).due(only=["publish"])
+
+
+def test_two_runs_exclude_each_other(asked: Publication) -> None:
+    with locked(asked.folder), pytest.raises(OutputError, match="Another run"):
+        run(asked)
+
+
+def test_a_damaged_state(asked: Publication) -> None:
+    asked.folder.mkdir()
+    (asked.folder / "publish.json").write_text("{")
+    with pytest.raises(UsageError, match="does not say what was published"):
+        Pipeline(asked).due()
+
+
+COMMAND = """
+import sys
+from pathlib import Path
+from apex.publishing import Pipeline, load_publication
+pipeline = Pipeline(load_publication(Path(sys.argv[1]), {}))
+due = pipeline.due()
+pipeline.check(due)
+pipeline.run(due, lambda step, why: None, lambda *progress: None)
+"""
+
+
+@pytest.mark.slow
+def test_a_kill_at_any_moment(asked: Publication, tmp_path: Path) -> None:
+    """After twenty of them, the same files as without."""
+    run(asked)
+    whole = contents(asked.folder)
+    file = tmp_path / "publish.toml"
+    file.write_text(
+        f'model = "{asked.model}"\nfolder = "killed"\ntiers = ["quality", "mini"]\n'
+        f'texts = ["text.txt"]\nbuilt_in = false\nchunks = 2\nevaluate_on = "judge.txt"\n'
+        "evaluate_chunks = 2\n"
+    )
+    command, moments = [sys.executable, "-c", COMMAND, str(file)], random.Random(7)
+    for _ in range(20):
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        time.sleep(0.5 + moments.random())
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    subprocess.run(command, check=True)
+    assert contents(tmp_path / "killed") == whole
+    assert not list((tmp_path / "killed").rglob("*.partial"))
+
+
+def test_the_template_is_a_publication(tmp_path: Path) -> None:
+    file = tmp_path / "publish.toml"
+    file.write_text(template())
+    found = load_publication(file, {"chunks": 3})
+    assert found.model == tmp_path / "model-f16.gguf"
+    assert found.chunks == 3
+    assert found.speed and found.built_in
+    assert found.card.base_model is None
+    every = "\n".join(
+        line.removeprefix("# ") for line in template().splitlines() if " = " in line or "[" in line
+    )
+    file.write_text(every)
+    found = load_publication(file, {})
+    assert found.split_max_size == 45 * 10**9
+    assert found.card.languages == ("en",)
+    assert found.hellaswag == tmp_path / "hellaswag_val_full.txt"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model = 3", "model is not a string"),
+        ("tiers = [1]", "tiers is not a list of strings"),
+        ("chunks = true", "chunks is not a whole number"),
+        ("speed = 1", "speed is not true or false"),
+        ("colour = 1", "unknown key 'colour'"),
+        ("model = ", "not valid TOML"),
+        ('folder = "x"', "does not name the model"),
+        ("card = 1", "is not a table"),
+    ],
+)
+def test_a_wrong_file(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "publish.toml"
+    file.write_text(text)
+    with pytest.raises(UsageError, match=message):
+        load_publication(file, {})
+
+
+def test_nothing_is_written_before_all_is_checked(asked: Publication, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    with pytest.raises(UsageError, match="no tier 'minni'"):
+        Pipeline(replace(asked, tiers=("minni",)))
+    with pytest.raises(UsageError, match="is not a file"):
+        Pipeline(replace(asked, evaluate_on=tmp_path / "none.txt"))
+    with pytest.raises(UsageError, match="no text to calibrate on"):
+        Pipeline(replace(asked, texts=()))
+    assert not asked.folder.exists()
