@@ -106,6 +106,10 @@ class PublishArguments(QuietArgument, JsonArgument, OverwriteArgument, ThreadsAr
     speed: Annotated[
         bool, typer.Option("--speed", help="Measure speed.", rich_help_panel=_JUDGE)
     ] = False
+    caches: Annotated[
+        bool,
+        typer.Option("--caches", help="Compare smaller KV caches too.", rich_help_panel=_JUDGE),
+    ] = False
     base_model: Annotated[
         str | None,
         typer.Option(metavar="OWNER/NAME", help="The original on the Hub.", rich_help_panel=_CARD),
@@ -167,6 +171,7 @@ class PublishArguments(QuietArgument, JsonArgument, OverwriteArgument, ThreadsAr
             "winogrande": self.winogrande,
             "multiple_choice": self.multiple_choice,
             "speed": True if self.speed else None,
+            "caches": True if self.caches else None,
             "split_max_size": _bytes(self.split_max_size, "--split-max-size", 1000),
             "max_memory": _bytes(self.max_memory, "--max-memory"),
             "threads": self.threads or None,
@@ -190,8 +195,8 @@ class PublishArguments(QuietArgument, JsonArgument, OverwriteArgument, ThreadsAr
 def publish(given: PublishArguments) -> None:
     """Make a finished folder of a model: tiers, numbers, report, card.
 
-    The stages: calibrate, quantize, verify, evaluate, report, checksums, card. It can be stopped at
-    any time; the same command does what is missing or no longer up to date, and says why.
+    The stages: calibrate, quantize, verify, evaluate, caches, report, checksums, card. It can be
+    stopped at any time; the same command does what is missing or stale, and says why.
     """
     from apex.publishing import Pipeline, template
 

@@ -7,10 +7,10 @@ from urllib.parse import quote
 
 import yaml
 
-from apex.publishing.facts import Facts, PublishedFile
+from apex.publishing.facts import Cache, Facts, PublishedFile
 from apex.reporting.results import Number, TaskResult, TextResult
 
-__all__ = ["render_card", "short_name"]
+__all__ = ["render_card", "short_name", "smallest_without_loss"]
 
 _GIB = 2**30
 
@@ -24,6 +24,7 @@ def render_card(facts: Facts) -> str:
         *_tasks(facts),
         *_speed(facts),
         *_memory(facts),
+        *_caches(facts),
         *_plots(facts),
         *_how(facts),
         *_use(facts),
@@ -156,6 +157,38 @@ def _memory(facts: Facts) -> Iterator[str]:
         "*Memory for weights, F16 cache and buffers together, on the GPU or in the host; leave "
         "some for the driver and the system. With `--cpu-moe`, experts stay in the host's memory.*",
     )
+
+
+def _caches(facts: Facts) -> Iterator[str]:
+    if not facts.caches:
+        return
+    contexts, kinds = list(facts.caches[0].bytes), list(facts.caches[0].speed)
+    head = [*(f"{length // 1024}k context" for length in contexts), "KL mean", *kinds]
+    yield from ("", "## A smaller KV cache", "")
+    yield f"| keys, values | {' | '.join(head)} |"
+    yield f"|---|{'---:|' * len(head)}"
+    for cache in facts.caches:
+        cells = [
+            *(_size(cache.bytes[length]) for length in contexts),
+            f"{cache.kl:.5f} ± {cache.error:.5f}",
+            *(f"{cache.speed[kind]:.1f}" for kind in kinds),
+        ]
+        yield f"| {cache.keys}, {cache.values} | {' | '.join(cells)} |"
+    name, best = facts.files[0].tier, smallest_without_loss(facts.caches)
+    types = f"`-ctk {best.keys.lower()} -ctv {best.values.lower()}`"
+    yield ""
+    yield (
+        f"*Of {name}: memory of the cache, and KL divergence from the original with it. The "
+        f"smallest that cannot be told from F16 is {types}.*"
+    )
+
+
+def smallest_without_loss(caches: Sequence[Cache]) -> Cache:
+    """The smallest whose divergence is within two standard errors of the first's or below it."""
+    first = caches[0]
+    length = max(first.bytes)
+    good = [cache for cache in caches if cache.kl <= first.kl + 2 * first.error]
+    return min(good, key=lambda cache: cache.bytes[length])
 
 
 def _plots(facts: Facts) -> Iterator[str]:

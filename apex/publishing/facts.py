@@ -10,7 +10,7 @@ from typing import Any
 from apex.publishing.publication import CardFacts
 from apex.reporting.results import Results
 
-__all__ = ["Facts", "PublishedFile", "facts_of"]
+__all__ = ["Cache", "Facts", "PublishedFile", "facts_of"]
 
 _HUB = "https://huggingface.co/"
 
@@ -41,6 +41,25 @@ class PublishedFile:
 
 
 @dataclass(frozen=True)
+class Cache:
+    """What a KV cache of some types costs.
+
+    Attributes:
+        keys, values: their types.
+        bytes: by context length in tokens, what the cache takes.
+        kl, error: mean KL divergence from the original, and its standard error, in nats.
+        speed: tokens a second by kind, as in "tg128"; empty where it was not measured.
+    """
+
+    keys: str
+    values: str
+    bytes: Mapping[int, int]
+    kl: float
+    error: float
+    speed: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class Facts:
     """Everything that is known when the card is written.
 
@@ -50,6 +69,7 @@ class Facts:
             ``CardFacts``, completed from the model's metadata; None or empty where unknown.
         files: in the order in which they were asked for.
         results: what was measured; None where nothing was.
+        caches: what smaller KV caches of the first file cost; empty where it was not measured.
         calibration: how the importance matrix was made, in a sentence; empty without one.
         versions: of apex and of what it runs, by name.
         plots: paths of pictures, relative to the card, and what they show.
@@ -65,6 +85,7 @@ class Facts:
     repository: str | None
     files: Sequence[PublishedFile]
     results: Results | None
+    caches: Sequence[Cache]
     calibration: str
     versions: Mapping[str, str]
     plots: Sequence[tuple[str, str]]

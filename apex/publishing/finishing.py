@@ -9,6 +9,7 @@ from pathlib import Path
 from apex import _core
 from apex.inference import running
 from apex.policy import load_recipe
+from apex.publishing.caches import caches_of
 from apex.publishing.facts import Facts, PublishedFile, facts_of
 from apex.publishing.planned import Planned
 from apex.publishing.step import Advance, Outcome, Step, step
@@ -62,6 +63,7 @@ def _facts(planned: Planned, before: Sequence[Step]) -> Facts:
         planned.name,
         files=[_file(planned, tier, sums) for tier in planned.asked.tiers],
         results=load_results(results) if results else None,
+        caches=caches_of(planned, [each for each in before if each.stage == "caches"]),
         calibration=_calibration(planned),
         versions={"apex": _core.__version__, "llama.cpp": _core.llama_version},
         plots=[

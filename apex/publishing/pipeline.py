@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from apex.errors import OutputError, UsageError
+from apex.publishing.caches import cache_steps
 from apex.publishing.finishing import card_step, checksums_step
 from apex.publishing.judging import evaluate_steps, report_step
 from apex.publishing.making import calibrate_step, quantize_step, verify_step
@@ -126,6 +127,7 @@ def _steps(planned: Planned) -> list[Step]:
     steps += [verify_step(planned, tier, quantized) for tier in planned.asked.tiers]
     evaluated = evaluate_steps(planned, quantized)
     steps += evaluated
+    steps += cache_steps(planned, evaluated)
     if evaluated:
         steps.append(report_step(planned, evaluated))
     steps.append(checksums_step(planned, quantized))

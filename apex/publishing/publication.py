@@ -45,6 +45,7 @@ built_in = true
 # hellaswag = "hellaswag_val_full.txt"
 # winogrande = "winogrande-debiased-eval.csv"
 speed = true
+# caches = true                 # what smaller KV caches cost
 
 # split_max_size = "45G"        # write larger files as shards
 
@@ -95,6 +96,7 @@ class Publication:
         evaluate_chunks: how many of its chunks at most.
         hellaswag, winogrande, multiple_choice: files of tasks.
         speed: whether speed is measured.
+        caches: whether KV caches of fewer bits are compared, with the first tier.
         split_max_size: bytes of tensors in a shard at most; None for one file.
         threads: 0 for all processors.
         max_memory: bytes that quantizing may take.
@@ -113,6 +115,7 @@ class Publication:
     winogrande: Path | None = None
     multiple_choice: Path | None = None
     speed: bool = False
+    caches: bool = False
     split_max_size: int | None = None
     threads: int = 0
     max_memory: int | None = None

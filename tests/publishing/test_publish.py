@@ -18,6 +18,8 @@ import yaml
 import apex
 from apex.errors import OutputError, UsageError
 from apex.publishing import Pipeline, Publication, load_publication, template
+from apex.publishing.card import smallest_without_loss
+from apex.publishing.facts import Cache
 from apex.publishing.state import locked
 
 WORDS = "the quick brown fox jumps over the lazy dog and runs away into the dark wood again "
@@ -107,6 +109,29 @@ def test_the_card_says_what_was_measured(asked: Publication) -> None:
     assert results["settings"]["chunks"] == 2
     assert "## Tasks" not in body and "## Speed" not in body
     assert "license" not in front  # nobody said
+
+
+def test_smaller_caches(asked: Publication) -> None:
+    from dataclasses import replace
+
+    ran = run(replace(asked, caches=True, tiers=("quality",)))
+    names = ["caches F16 F16", "caches Q8_0 Q8_0", "caches Q8_0 Q4_0", "caches Q4_0 Q4_0"]
+    assert [name for name in ran if name.startswith("caches")] == names
+    text = (asked.folder / "README.md").read_text()
+    rows = [line for line in text.splitlines() if line.startswith(("| F16, F16", "| Q4_0, Q4_0"))]
+    whole = json.loads((asked.folder / "work" / "results-tiny-APEX-Quality.json").read_text())
+    kl = whole["models"][0]["divergence"]["kl"]["value"]
+    assert f"{kl:.5f}" in rows[0]  # the same as without a word about caches
+    sizes = [float(row.split("|")[4].split()[0]) for row in rows]
+    assert sizes[1] < 0.3 * sizes[0]
+
+
+def test_the_cache_to_recommend() -> None:
+    def cache(name: str, size: int, kl: float) -> Cache:
+        return Cache(name, name, {8192: size}, kl, 0.1, {})
+
+    first, near, far = cache("F16", 16, 1.0), cache("Q8_0", 8, 1.19), cache("Q4_0", 4, 1.21)
+    assert smallest_without_loss([first, near, far]) is near
 
 
 def test_a_second_run_does_nothing(asked: Publication) -> None:
