@@ -137,7 +137,8 @@ def _model_keys(
         keys.append(("general.file_type", "u32", file_type))
     keys += [_override(key, value) for key, value in request.overrides.items()]
     if imatrix is not None:
-        keys.append(("quantize.imatrix.file", "str", _shorten(imatrix.path)))
+        name = request.options.get("imatrix_name") or imatrix.path
+        keys.append(("quantize.imatrix.file", "str", _shorten(name)))
         if imatrix.datasets:
             keys.append(("quantize.imatrix.dataset", "str", _shorten(imatrix.datasets[0])))
         keys.append(("quantize.imatrix.entries_count", "u32", len(imatrix.entries)))

@@ -27,6 +27,7 @@ class PlanOptions(TypedDict, total=False):
         tier: a tier's name, as in "i-quality", or the path of a recipe.
         file_type: a llama.cpp file type, as in "Q4_K_M", or "COPY", instead of a tier.
         imatrix: an importance matrix, or its path, in GGUF form or .dat.
+        imatrix_name: what the output calls it, in place of its path.
         rounding: how weights become levels: "reference", llama.cpp's bytes, unless it is given;
             "unshrunk", its levels, but scales by which outputs keep their size; "compensated", so
             that errors of columns whose inputs move together cancel.
@@ -53,6 +54,7 @@ class PlanOptions(TypedDict, total=False):
     tier: str | os.PathLike[str] | None
     file_type: str | None
     imatrix: str | os.PathLike[str] | ImportanceMatrix | None
+    imatrix_name: str
     rounding: str
     second_moments: str | os.PathLike[str] | SecondMoments | None
     edge_layers: int | None

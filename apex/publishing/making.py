@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from apex.calibration import CollectOptions, calibrate, read_texts
@@ -19,7 +20,8 @@ __all__ = ["calibrate_step", "quantize_step", "verify_step"]
 def calibrate_step(planned: Planned, matrix: Path) -> Step:
     """Collect the importance matrix; a run that was stopped goes on from its checkpoint."""
     asked = planned.asked
-    texts = read_texts(asked.texts)
+    # What is published says nothing of this machine's folders.
+    texts = [replace(text, name=Path(text.name).name) for text in read_texts(asked.texts)]
 
     def run(advance: Advance) -> Outcome:
         result = calibrate(

@@ -51,6 +51,7 @@ class Planned:
                 self.source,
                 tier=tier,
                 imatrix=matrix if load_recipe(tier).importance == "required" else None,
+                imatrix_name=f"{self.name}.imatrix.gguf",
                 split_max_size=self.asked.split_max_size,
             )
             for tier in self.asked.tiers

@@ -82,6 +82,9 @@ def test_everything_is_there(asked: Publication) -> None:
     alone = asked.folder.parent / "alone.gguf"
     apex.quantize(asked.model, alone, tier="mini", imatrix=folder / "tiny.imatrix.gguf")
     assert mini.read_bytes()[-4096:] == alone.read_bytes()[-4096:]
+    metadata = apex.open_model(mini).metadata
+    assert metadata["quantize.imatrix.file"] == "tiny.imatrix.gguf"
+    assert metadata["quantize.imatrix.dataset"] == "text.txt"
     sums = dict(
         reversed(line.split("  ")) for line in (folder / "SHA256SUMS").read_text().splitlines()
     )
