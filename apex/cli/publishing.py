@@ -110,6 +110,20 @@ class PublishArguments(QuietArgument, JsonArgument, OverwriteArgument, ThreadsAr
         bool,
         typer.Option("--caches", help="Compare smaller KV caches too.", rich_help_panel=_JUDGE),
     ] = False
+    baseline: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="Somebody else's file, to show beside ours; may be repeated.",
+            rich_help_panel=_JUDGE,
+        ),
+    ] = None
+    projector: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="An mmproj file, copied beside the tiers.", rich_help_panel=FILES
+        ),
+    ] = None
     base_model: Annotated[
         str | None,
         typer.Option(metavar="OWNER/NAME", help="The original on the Hub.", rich_help_panel=_CARD),
@@ -172,6 +186,8 @@ class PublishArguments(QuietArgument, JsonArgument, OverwriteArgument, ThreadsAr
             "multiple_choice": self.multiple_choice,
             "speed": True if self.speed else None,
             "caches": True if self.caches else None,
+            "baselines": tuple(self.baseline) if self.baseline else None,
+            "projector": self.projector,
             "split_max_size": _bytes(self.split_max_size, "--split-max-size", 1000),
             "max_memory": _bytes(self.max_memory, "--max-memory"),
             "threads": self.threads or None,

@@ -62,6 +62,9 @@ def _facts(planned: Planned, before: Sequence[Step]) -> Facts:
         planned.source.metadata,
         planned.name,
         files=[_file(planned, tier, sums) for tier in planned.asked.tiers],
+        projector=None
+        if planned.projector is None
+        else (planned.projector[1].name, sums[planned.projector[1].name]),
         results=load_results(results) if results else None,
         caches=caches_of(planned, [each for each in before if each.stage == "caches"]),
         calibration=_calibration(planned),

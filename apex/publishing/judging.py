@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from apex.calibration.identity import model_digest
+from apex.errors import UsageError
 from apex.evaluation import EvalOptions, Evaluator, SpeedOptions
 from apex.inference import RunOptions
 from apex.publishing.planned import Planned
 from apex.publishing.publication import Publication
 from apex.publishing.step import Advance, Outcome, Step, digest_of, step, write_json
 from apex.reporting import report
+from apex.sources import open_model
 
 __all__ = ["evaluate_steps", "report_step"]
 
@@ -53,7 +56,20 @@ def evaluate_steps(planned: Planned, quantized: Step) -> list[Step]:
             _step(planned, f"evaluate {tier}", planned.shards(tier)[0], needs, base=base)
             for tier in asked.tiers
         ),
+        *(_baseline_step(planned, path, of_model, base) for path in asked.baselines),
     ]
+
+
+def _baseline_step(planned: Planned, path: Path, of_model: Step, base: Path | None) -> Step:
+    """Measure somebody else's file in the same way."""
+    taken = {planned.asked.model.name, *(each.name for each in planned.all_shards)}
+    if path.name in taken:
+        raise UsageError(f"The baseline {path} has the name of one of ours.", "rename it")
+    needs = {
+        "model of the baseline": model_digest(open_model(path)),
+        "result of the original": of_model.key,
+    }
+    return _step(planned, f"evaluate {path.name}", path, needs, base=base)
 
 
 def _step(

@@ -11,7 +11,7 @@ from apex.files import load_imatrix
 from apex.inference import RunOptions
 from apex.publishing.planned import Planned
 from apex.publishing.step import Advance, Outcome, Step, digest_of, step, write_json
-from apex.quantizing import DEFAULT_MAX_MEMORY, RunSettings, is_done, quantize_all
+from apex.quantizing import DEFAULT_MAX_MEMORY, RunSettings, is_done, quantize, quantize_all
 from apex.verification import verify
 
 __all__ = ["calibrate_step", "quantize_step", "verify_step"]
@@ -66,6 +66,9 @@ def quantize_step(planned: Planned, calibrated: Step | None) -> Step:
             source=planned.source,
             progress=lambda at: advance("quantizing", at.done_bytes, at.total_bytes, at.tensor),
         )
+        if planned.projector is not None:
+            made, path = planned.projector
+            quantize(made, path, overwrite=True)
         return Outcome(planned.all_shards, {"files written": str(len(due))})
 
     recipes = [Path(tier) for tier in asked.tiers if tier.endswith(".toml")]
@@ -74,6 +77,7 @@ def quantize_step(planned: Planned, calibrated: Step | None) -> Step:
         "importance matrix": None if calibrated is None else calibrated.key,
         "list of tiers": ", ".join(asked.tiers),
         "content of the recipes": digest_of(*recipes) if recipes else None,
+        "content of the projector": None if asked.projector is None else digest_of(asked.projector),
         "size of shards": None if asked.split_max_size is None else str(asked.split_max_size),
     }
     return step("quantize", needs, planned.all_shards, run, planned.bytes)

@@ -7,12 +7,13 @@ from pathlib import Path
 
 from apex.calibration.automatic import expected_matrix
 from apex.calibration.identity import model_digest
+from apex.errors import UsageError
 from apex.files import ImportanceMatrix
 from apex.planning import Plan, plan
 from apex.policy import load_recipe
 from apex.publishing.publication import Publication
 from apex.quantizing import output_name, output_paths
-from apex.sources import open_model
+from apex.sources import is_projector, open_model
 
 __all__ = ["Planned"]
 
@@ -27,6 +28,7 @@ class Planned:
         name: the model's, as files are called.
         matrix: where its importance matrix goes; None where no tier needs one.
         plans: by tier, with an importance matrix as calibration will give it.
+        projector: the plan of the projector and its file; None without one.
         files: by tier, the file to write; of shards, the name that they share.
     """
 
@@ -43,6 +45,20 @@ class Planned:
         expected = None if self.matrix is None else expected_matrix(self.source)
         self.plans = self.with_matrix(expected)
         self.files = {tier: self.folder / output_name(made) for tier, made in self.plans.items()}
+
+        self.projector = self._projector()
+
+    def _projector(self) -> tuple[Plan, Path] | None:
+        path = self.asked.projector
+        if path is None:
+            return None
+        source = open_model(path)
+        if not is_projector(source.metadata):
+            raise UsageError(f"{path} is not a projector (mmproj).", "name an mmproj file")
+        stem = path.name.removesuffix(".gguf")
+        name = stem if stem.startswith("mmproj") else f"mmproj-{stem}"
+        # Whatever the tier, a projector is copied.
+        return plan(source, tier=self.asked.tiers[0]), self.folder / f"{name}.gguf"
 
     def with_matrix(self, matrix: ImportanceMatrix | None) -> dict[str, Plan]:
         """By tier, its plan. A plain tier goes without importance, as in every joint run."""
@@ -63,8 +79,9 @@ class Planned:
 
     @property
     def all_shards(self) -> list[Path]:
-        """The files of all tiers."""
-        return [path for tier in self.asked.tiers for path in self.shards(tier)]
+        """The files of all tiers, and the projector."""
+        found = [path for tier in self.asked.tiers for path in self.shards(tier)]
+        return found if self.projector is None else [*found, self.projector[1]]
 
     @property
     def bytes(self) -> int:

@@ -47,6 +47,10 @@ built_in = true
 speed = true
 # caches = true                 # what smaller KV caches cost
 
+# Other people's files, measured and shown beside ours.
+# baselines = ["other-Q4_K_M.gguf"]
+
+# projector = "mmproj.gguf"     # copied beside the tiers, for models that see
 # split_max_size = "45G"        # write larger files as shards
 
 [card]
@@ -97,6 +101,8 @@ class Publication:
         hellaswag, winogrande, multiple_choice: files of tasks.
         speed: whether speed is measured.
         caches: whether KV caches of fewer bits are compared, with the first tier.
+        baselines: other files of the model, measured and shown beside ours.
+        projector: an mmproj file that goes beside the tiers as it is.
         split_max_size: bytes of tensors in a shard at most; None for one file.
         threads: 0 for all processors.
         max_memory: bytes that quantizing may take.
@@ -116,6 +122,8 @@ class Publication:
     multiple_choice: Path | None = None
     speed: bool = False
     caches: bool = False
+    baselines: tuple[Path, ...] = ()
+    projector: Path | None = None
     split_max_size: int | None = None
     threads: int = 0
     max_memory: int | None = None
@@ -143,9 +151,14 @@ class Publication:
             raise UsageError(
                 "There is no text to calibrate on.", "name a text, or leave out --no-built-in"
             )
-        for path in (*self.texts, self.evaluate_on, *(path for _, path in self.tasks)):
+        read = (*self.texts, *self.baselines, *(path for _, path in self.tasks))
+        for path in (*read, self.evaluate_on, self.projector):
             if path is not None and not path.is_file():
                 raise UsageError(f"{path} is not a file.", "check the path")
+        if self.baselines and not (self.evaluate_on or self.tasks or self.speed):
+            raise UsageError(
+                "Baselines are measured, and nothing is to be measured.", "give --evaluate-on FILE"
+            )
         return replace(self, tiers=tuple(dict.fromkeys(names)))
 
     @property

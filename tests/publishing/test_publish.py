@@ -9,9 +9,12 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import gguf
+import numpy as np
 import pytest
 import yaml
 
@@ -115,8 +118,6 @@ def test_the_card_says_what_was_measured(asked: Publication) -> None:
 
 
 def test_smaller_caches(asked: Publication) -> None:
-    from dataclasses import replace
-
     ran = run(replace(asked, caches=True, tiers=("quality",)))
     names = ["caches F16 F16", "caches Q8_0 Q8_0", "caches Q8_0 Q4_0", "caches Q4_0 Q4_0"]
     assert [name for name in ran if name.startswith("caches")] == names
@@ -127,6 +128,33 @@ def test_smaller_caches(asked: Publication) -> None:
     assert f"{kl:.5f}" in rows[0]  # the same as without a word about caches
     sizes = [float(row.split("|")[4].split()[0]) for row in rows]
     assert sizes[1] < 0.3 * sizes[0]
+
+
+def test_other_peoples_files_and_a_projector(asked: Publication, tmp_path: Path) -> None:
+    other, projector = tmp_path / "other-Q4_K_M.gguf", tmp_path / "vision.gguf"
+    apex.quantize(asked.model, other, file_type="Q4_K_M")
+    writer = gguf.GGUFWriter(projector, "clip")
+    writer.add_type("mmproj")
+    writer.add_tensor("v.weight", np.ones((4, 32), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    asked = replace(asked, tiers=("mini",), baselines=(other,), projector=projector)
+    assert "evaluate other-Q4_K_M.gguf" in run(asked)
+    copied = asked.folder / "mmproj-vision.gguf"
+    assert copied.read_bytes() == projector.read_bytes()
+    card = (asked.folder / "README.md").read_text()
+    assert "| other-Q4_K_M |" in card and "--mmproj mmproj-vision.gguf" in card
+    (entry,) = yaml.safe_load((asked.folder / "gallery.yaml").read_text())
+    assert [file["filename"].rpartition("/")[2] for file in entry["files"]] == [
+        *("tiny-APEX-Mini.gguf", copied.name)
+    ]
+    assert entry["overrides"]["mmproj"].endswith(copied.name)
+    with pytest.raises(UsageError, match="not a projector"):
+        Pipeline(replace(asked, projector=other))
+    with pytest.raises(UsageError, match="has the name of one of ours"):
+        Pipeline(replace(asked, baselines=(asked.folder / "tiny-APEX-Mini.gguf",)))
 
 
 def test_the_cache_to_recommend() -> None:
@@ -145,8 +173,6 @@ def test_a_second_run_does_nothing(asked: Publication) -> None:
 
 
 def test_a_changed_option_makes_what_depends_on_it(asked: Publication) -> None:
-    from dataclasses import replace
-
     run(asked)
     ran = run(replace(asked, evaluate_chunks=1))
     assert ran["evaluate the original"] == "number of chunks was 2 and is 1"
@@ -280,8 +306,6 @@ def test_a_wrong_file(tmp_path: Path, text: str, message: str) -> None:
 
 
 def test_nothing_is_written_before_all_is_checked(asked: Publication, tmp_path: Path) -> None:
-    from dataclasses import replace
-
     with pytest.raises(UsageError, match="no tier 'minni'"):
         Pipeline(replace(asked, tiers=("minni",)))
     with pytest.raises(UsageError, match="is not a file"):
