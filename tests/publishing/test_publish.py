@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,12 +31,16 @@ WORDS = "the quick brown fox jumps over the lazy dog and runs away into the dark
 
 @pytest.fixture
 def asked(tiny_model: Path, tmp_path: Path) -> Publication:
-    """A small publication of everything that there is to measure but speed."""
+    """A small publication, of which nothing is done."""
+    return make_asked(tiny_model, tmp_path)
+
+
+def make_asked(model: Path, tmp_path: Path) -> Publication:
     text, judge = tmp_path / "text.txt", tmp_path / "judge.txt"
     text.write_text(WORDS * 40)
     judge.write_text("".join(sorted(WORDS)) * 40)
     return Publication(
-        model=tiny_model,
+        model=model,
         folder=tmp_path / "out",
         tiers=("quality", "mini"),
         texts=(text,),
@@ -56,6 +61,23 @@ def run(asked: Publication, **which: Any) -> dict[str, str]:
     return ran
 
 
+@pytest.fixture(scope="module")
+def original(
+    tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Publication, dict[str, str]]:
+    """One that was published, and why each of its steps ran. Not to be changed."""
+    asked = make_asked(tiny_model, tmp_path_factory.mktemp("original"))
+    return asked, run(asked)
+
+
+@pytest.fixture
+def published(original: tuple[Publication, dict[str, str]], tmp_path: Path) -> Publication:
+    """A copy of it."""
+    asked, _ = original
+    shutil.copytree(asked.folder, tmp_path / "copy")
+    return replace(asked, folder=tmp_path / "copy")
+
+
 def contents(folder: Path, *, work: bool = False) -> dict[str, str]:
     """By name, what is published."""
     return {
@@ -65,8 +87,8 @@ def contents(folder: Path, *, work: bool = False) -> dict[str, str]:
     }
 
 
-def test_everything_is_there(asked: Publication) -> None:
-    ran = run(asked)
+def test_everything_is_there(original: tuple[Publication, dict[str, str]], tmp_path: Path) -> None:
+    asked, ran = original
     assert list(ran) == [
         "calibrate",
         "quantize",
@@ -82,7 +104,7 @@ def test_everything_is_there(asked: Publication) -> None:
     assert set(ran.values()) == {"not made yet"}
     folder = asked.folder
     quality, mini = folder / "tiny-APEX-Quality.gguf", folder / "tiny-APEX-Mini.gguf"
-    alone = asked.folder.parent / "alone.gguf"
+    alone = tmp_path / "alone.gguf"
     apex.quantize(asked.model, alone, tier="mini", imatrix=folder / "tiny.imatrix.gguf")
     assert mini.read_bytes()[-4096:] == alone.read_bytes()[-4096:]
     metadata = apex.open_model(mini).metadata
@@ -103,12 +125,11 @@ def test_everything_is_there(asked: Publication) -> None:
     assert not list(folder.rglob("*.partial"))
 
 
-def test_the_card_says_what_was_measured(asked: Publication) -> None:
-    run(asked)
-    text = (asked.folder / "README.md").read_text()
+def test_the_card_says_what_was_measured(published: Publication) -> None:
+    text = (published.folder / "README.md").read_text()
     _, front, body = text.split("---\n", 2)
     assert yaml.safe_load(front)["pipeline_tag"] == "text-generation"
-    results = json.loads((asked.folder / "work" / "results-tiny-APEX-Mini.json").read_text())
+    results = json.loads((published.folder / "work" / "results-tiny-APEX-Mini.json").read_text())
     (model,) = results["models"]
     far = model["divergence"]["kl"]
     assert f"{far['value']:.5f} ± {far['error']:.5f}" in body
@@ -165,16 +186,14 @@ def test_the_cache_to_recommend() -> None:
     assert smallest_without_loss([first, near, far]) is near
 
 
-def test_a_second_run_does_nothing(asked: Publication) -> None:
-    run(asked)
-    before = {path: path.stat().st_mtime_ns for path in asked.folder.rglob("*")}
-    assert run(asked) == {}
-    assert before == {path: path.stat().st_mtime_ns for path in asked.folder.rglob("*")}
+def test_a_second_run_does_nothing(published: Publication) -> None:
+    before = {path: path.stat().st_mtime_ns for path in published.folder.rglob("*")}
+    assert run(published) == {}
+    assert before == {path: path.stat().st_mtime_ns for path in published.folder.rglob("*")}
 
 
-def test_a_changed_option_makes_what_depends_on_it(asked: Publication) -> None:
-    run(asked)
-    ran = run(replace(asked, evaluate_chunks=1))
+def test_a_changed_option_makes_what_depends_on_it(published: Publication) -> None:
+    ran = run(replace(published, evaluate_chunks=1))
     assert ran["evaluate the original"] == "number of chunks was 2 and is 1"
     assert ran["card"].endswith("has changed")
     assert set(ran) == {
@@ -182,23 +201,21 @@ def test_a_changed_option_makes_what_depends_on_it(asked: Publication) -> None:
     }
 
 
-def test_a_missing_file_is_made_again_and_nothing_else(asked: Publication) -> None:
-    run(asked)
-    mini = asked.folder / "tiny-APEX-Mini.gguf"
+def test_a_missing_file_is_made_again_and_nothing_else(published: Publication) -> None:
+    mini = published.folder / "tiny-APEX-Mini.gguf"
     before = mini.read_bytes()
     mini.unlink()
-    assert run(asked) == {"quantize": "tiny-APEX-Mini.gguf is missing"}
+    assert run(published) == {"quantize": "tiny-APEX-Mini.gguf is missing"}
     assert mini.read_bytes() == before
 
 
-def test_what_a_person_wrote_is_not_replaced(asked: Publication) -> None:
-    run(asked)
-    card = asked.folder / "README.md"
+def test_what_a_person_wrote_is_not_replaced(published: Publication) -> None:
+    card = published.folder / "README.md"
     card.write_text("better words")
     with pytest.raises(OutputError, match=r"README\.md is not as apex publish left it") as caught:
-        run(asked)
+        run(published)
     assert "--skip card" in str(caught.value.hint)
-    assert run(asked, skip=["card"]) == {}
+    assert run(published, skip=["card"]) == {}
     assert card.read_text() == "better words"
 
 
