@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -128,10 +129,23 @@ class PublishArguments(QuietArgument, JsonArgument, OverwriteArgument, ThreadsAr
         str | None,
         typer.Option(metavar="OWNER/NAME", help="The original on the Hub.", rich_help_panel=_CARD),
     ] = None
-    repository: Annotated[
+    repo: Annotated[
         str | None,
         typer.Option(metavar="OWNER/NAME", help="Where the files will be.", rich_help_panel=_CARD),
     ] = None
+    upload: Annotated[
+        bool,
+        typer.Option("--upload", help="Upload all to --repo, at last.", rich_help_panel=_CARD),
+    ] = False
+    public: Annotated[
+        bool,
+        typer.Option(
+            "--public", help="A repository that is made is public.", rich_help_panel=_CARD
+        ),
+    ] = False
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Upload without asking.", rich_help_panel=_CARD)
+    ] = False
     begin: Annotated[
         str | None,
         typer.Option(
@@ -185,6 +199,8 @@ class PublishArguments(QuietArgument, JsonArgument, OverwriteArgument, ThreadsAr
             "winogrande": self.winogrande,
             "multiple_choice": self.multiple_choice,
             "speed": True if self.speed else None,
+            "upload": True if self.upload else None,
+            "public": True if self.public else None,
             "caches": True if self.caches else None,
             "baselines": tuple(self.baseline) if self.baseline else None,
             "projector": self.projector,
@@ -203,7 +219,7 @@ class PublishArguments(QuietArgument, JsonArgument, OverwriteArgument, ThreadsAr
             card=replace(
                 card,
                 base_model=self.base_model or card.base_model,
-                repository=self.repository or card.repository,
+                repository=self.repo or card.repository,
             ),
         )
 
@@ -211,8 +227,8 @@ class PublishArguments(QuietArgument, JsonArgument, OverwriteArgument, ThreadsAr
 def publish(given: PublishArguments) -> None:
     """Make a finished folder of a model: tiers, numbers, report, card.
 
-    The stages: calibrate, quantize, verify, evaluate, caches, report, checksums, card. It can be
-    stopped at any time; the same command does what is missing or stale, and says why.
+    The stages: calibrate, quantize, verify, evaluate, caches, report, checksums, card, upload. It
+    can be stopped at any time; the same command does what is missing or stale, and says why.
     """
     from apex.publishing import Pipeline, template
 
@@ -229,6 +245,8 @@ def publish(given: PublishArguments) -> None:
         _show(pipeline, due, printer)
         return
     pipeline.check(due, overwrite=given.overwrite)
+    if any(item.step.stage == "upload" for item in todo):
+        _confirm(pipeline, given, printer)
     if not todo:
         printer.line(f"{asked.folder} is complete and up to date")
     with ending("the same command goes on from here"), showing_stages(printer) as advance:
@@ -240,6 +258,24 @@ def publish(given: PublishArguments) -> None:
     printer.data(lambda: _data(due))
     if todo:
         printer.line(f"{asked.folder} is complete")
+
+
+def _confirm(pipeline: Pipeline, given: PublishArguments, printer: Printer) -> None:
+    """Say what goes where, before hours of work, and ask. Raises UsageError for a no."""
+    from apex.publishing import uploads
+
+    planned = pipeline.planned
+    visible = "public" if planned.asked.public else "private"
+    where = f"{planned.asked.card.repository}, {visible} if it has to be made"
+    printer.say(f"to {where}, {size(planned.bytes)}:")
+    for path in uploads(planned):
+        printer.say(f"  {path.name}")
+    if given.yes:
+        return
+    if not sys.stdin.isatty():
+        raise UsageError("Nobody can be asked whether to upload.", "give --yes, or leave --upload")
+    if not typer.confirm("Upload these?", err=True):
+        raise UsageError("Nothing was done.", "leave out --upload to make the files alone")
 
 
 def _show(pipeline: Pipeline, due: list[Due], printer: Printer) -> None:

@@ -17,6 +17,7 @@ from apex.publishing.planned import Planned
 from apex.publishing.publication import Publication
 from apex.publishing.state import State, locked
 from apex.publishing.step import STAGES, Advance, Step
+from apex.publishing.uploading import upload_step
 
 __all__ = ["Due", "Pipeline"]
 
@@ -131,4 +132,7 @@ def _steps(planned: Planned) -> list[Step]:
     if evaluated:
         steps.append(report_step(planned, evaluated))
     steps.append(checksums_step(planned, quantized))
-    return [*steps, card_step(planned, steps)]
+    steps.append(card_step(planned, steps))
+    if planned.asked.upload:
+        steps.append(upload_step(planned, steps))
+    return steps

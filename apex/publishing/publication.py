@@ -51,6 +51,7 @@ speed = true
 # baselines = ["other-Q4_K_M.gguf"]
 
 # projector = "mmproj.gguf"     # copied beside the tiers, for models that see
+# upload = true                 # to the repository below, private unless public = true
 # split_max_size = "45G"        # write larger files as shards
 
 [card]
@@ -59,7 +60,7 @@ speed = true
 # languages = ["en"]
 # tags = ["moe"]
 # quantized_by = "me"
-# repository = "me/NAME-GGUF"   # for links in the card and in the gallery
+# repository = "me/NAME-GGUF"   # where the files will be
 """
 
 
@@ -106,6 +107,7 @@ class Publication:
         split_max_size: bytes of tensors in a shard at most; None for one file.
         threads: 0 for all processors.
         max_memory: bytes that quantizing may take.
+        upload: whether all goes to the card's repository; public: whether that becomes public.
         card: what the card says.
     """
 
@@ -127,6 +129,8 @@ class Publication:
     split_max_size: int | None = None
     threads: int = 0
     max_memory: int | None = None
+    upload: bool = False
+    public: bool = False
     card: CardFacts = field(default_factory=CardFacts)
 
     @property

@@ -15,7 +15,17 @@ from apex.files import OutputSet
 
 __all__ = ["STAGES", "Advance", "Outcome", "Step", "digest_of", "step", "write_json"]
 
-STAGES = ("calibrate", "quantize", "verify", "evaluate", "caches", "report", "checksums", "card")
+STAGES = (
+    "calibrate",
+    "quantize",
+    "verify",
+    "evaluate",
+    "caches",
+    "report",
+    "checksums",
+    "card",
+    "upload",
+)
 
 # What is done, how far it is, of how much, and what is known so far.
 Advance = Callable[[str, int, int, str], None]
