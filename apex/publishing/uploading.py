@@ -65,6 +65,7 @@ def hub() -> Any:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         import huggingface_hub
+        import huggingface_hub.errors
     except ImportError:
         raise UsageError(
             "Uploading needs huggingface_hub.", "pip install 'apex-quant[hf]' brings it"
@@ -106,8 +107,10 @@ def _failing(repository: str) -> Iterator[None]:
             f"{repository} was not uploaded: the Hub answers {status}.",
             hints.get(status, "run the same command again; what arrived is not sent again"),
         ) from None
-    except OSError as error:  # connections, of whatever library
+    # What the library sends requests with has errors of its own, which this one's stand on.
+    except (*errors.HfHubHTTPError.__bases__, RuntimeError) as error:
+        reason = str(error).strip().rstrip(".")
         raise OutputError(
-            f"{repository} was not uploaded: {error}.",
+            f"{repository} was not uploaded: {reason}.",
             "check the network, and run the same command again",
         ) from None
