@@ -1,0 +1,197 @@
+"""A Hugging Face model as a source: what converting it would give, tensor by tensor."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from apex import _core
+from apex.errors import ModelFileError, UsageError
+from apex.sources.gguf import Metadata
+from apex.sources.huggingface.cache import PartCache
+from apex.sources.huggingface.checkpoint import Checkpoint, open_checkpoint
+from apex.sources.huggingface.converter import OUT_TYPES, Conversion, run_converter
+from apex.sources.huggingface.lazy import Lazy
+from apex.sources.source import SourceReference, Tensor
+
+__all__ = ["HuggingFaceModel", "open_folder"]
+
+
+class HuggingFaceModel:
+    """A model in a Hugging Face folder; a ``Source`` of what upstream's converter makes of it.
+
+    Attributes:
+        path: the folder.
+        header_bytes: what its GGUF file begins with, up to the data.
+        tensors: the tensors of that file, in its order.
+        alignment: to how many bytes their data is aligned.
+        missing: none; weights that are missing are an error when the folder is opened.
+    """
+
+    missing: tuple[Tensor, ...] = ()
+
+    def __init__(self, checkpoint: Checkpoint, conversion: Conversion) -> None:
+        self.path = checkpoint.folder
+        self.header_bytes = conversion.header
+        self.tensors = conversion.tensors
+        self.alignment = conversion.alignment
+        self._checkpoint = checkpoint
+        self._values = {
+            tensor.name: Lazy(value, conversion.torch, self._read_range)
+            for tensor, value in zip(conversion.tensors, conversion.values, strict=True)
+        }
+        self._cache = PartCache()
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files of the folder that it is made of."""
+        return self._checkpoint.files
+
+    @cached_property
+    def header(self) -> _core.Header:
+        """The header of its GGUF file."""
+        return self._parsed(_core.Header.read)
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """The metadata by key."""
+        return Metadata(self.header)
+
+    @property
+    def architecture(self) -> str:
+        """general.architecture."""
+        return str(self.metadata["general.architecture"])
+
+    @property
+    def bytes(self) -> int:
+        """Size of all tensors' data."""
+        return sum(tensor.bytes for tensor in self.tensors)
+
+    @property
+    def weights(self) -> int:
+        """Number of weights."""
+        return sum(tensor.weights for tensor in self.tensors)
+
+    @cached_property
+    def reference(self) -> SourceReference:
+        """What a plan keeps of it; the digest covers the headers and the sizes."""
+        checkpoint = self._checkpoint
+        digest = hashlib.sha256(self.header_bytes)
+        for path, size in zip(checkpoint.files, checkpoint.file_bytes, strict=True):
+            digest.update(f"{path.name} {size};".encode())
+        for header in checkpoint.headers:
+            digest.update(header)
+        return SourceReference(
+            "huggingface",
+            str(self.path),
+            self.path.resolve().name,
+            self.architecture,
+            digest.hexdigest(),
+            tuple(map(str, checkpoint.files)),
+            checkpoint.file_bytes,
+            self.bytes,
+            self.weights,
+        )
+
+    def new_header(self) -> _core.Header:
+        """The metadata without tensors, read anew."""
+        return self._parsed(_core.Header.read_metadata)
+
+    def _parsed(self, read: Any) -> _core.Header:
+        with tempfile.NamedTemporaryFile(prefix="apex-header-") as file:
+            file.write(self.header_bytes)
+            file.flush()
+            header: _core.Header = read(os.fsencode(file.name))
+            return header
+
+    def require_data(self) -> None:
+        """Raise ModelFileError where a file has another size than when the folder was opened."""
+        for path, size in zip(self._checkpoint.files, self._checkpoint.file_bytes, strict=True):
+            try:
+                is_same = path.stat().st_size == size
+            except OSError:
+                is_same = False
+            if not is_same:
+                raise ModelFileError(
+                    f"{path} has changed since it was opened.", "is something else writing to it?"
+                )
+
+    def read(self, tensor: Tensor, first_row: int, out: memoryview) -> None:
+        """Fill ``out`` with whole rows, from ``first_row`` on; from any thread.
+
+        What must be evaluated as a whole, or as a whole expert, is kept until its rows are read.
+        """
+        value = self._values[tensor.name]
+        rows = len(out) // tensor.row_bytes
+        count = value.shape[0] if value.is_divisible else 1
+        each = tensor.rows // count  # rows of an element of the first dimension
+        start, stop = first_row // each, -(-(first_row + rows) // each)
+        skipped = (first_row - start * each) * tensor.row_bytes
+        if not value.is_divisible:
+            start, stop = 0, value.shape[0]
+
+        def make() -> npt.NDArray[np.uint8]:
+            try:
+                return value.part(start, stop)
+            except ModelFileError:
+                raise
+            except Exception as error:
+                raise ModelFileError(
+                    f"llama.cpp's converter fails on {tensor.name} of {self.path}: {error}.",
+                    "the weights may be damaged",
+                ) from None
+
+        key = (tensor.name, start, stop)
+        data = self._cache.part(key, len(out), make)
+        np.frombuffer(out, np.uint8)[:] = data[skipped : skipped + len(out)]
+
+    def _read_range(self, path: Path, offset: int, size: int) -> npt.NDArray[np.uint8]:
+        data = np.empty(size, np.uint8)
+        view = memoryview(data)
+        try:
+            with path.open("rb", buffering=0) as file:
+                file.seek(offset)
+                while view:
+                    count = file.readinto(view)
+                    if not count:
+                        raise ModelFileError(
+                            f"{path} ended while it was read.", "is something else writing to it?"
+                        )
+                    view = view[count:]
+        except OSError as error:
+            raise ModelFileError(
+                f"Reading {path} failed: {error.strerror or error}.", "check the disk"
+            ) from None
+        return data
+
+
+def open_folder(
+    folder: str | os.PathLike[str],
+    out_type: str = "auto",
+    *,
+    is_projector: bool = False,
+    trusts_code: bool = False,
+) -> HuggingFaceModel:
+    """Read configuration, vocabulary and headers of a folder, and no weights.
+
+    out_type: what upstream's converter calls --outtype: auto, bf16, f16, f32 or q8_0.
+    is_projector: the multimodal projector (mmproj) instead of the language model.
+    trusts_code: whether Python files in the folder may be run.
+
+    Raises ModelFileError, and UsageError where the extra ``hf`` is not installed.
+    """
+    if out_type not in OUT_TYPES:
+        raise UsageError(f"{out_type} is not an output type.", f"one of {', '.join(OUT_TYPES)}")
+    checkpoint = open_checkpoint(Path(folder))
+    conversion = run_converter(
+        checkpoint, out_type, is_projector=is_projector, trusts=trusts_code
+    )
+    return HuggingFaceModel(checkpoint, conversion)
