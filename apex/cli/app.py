@@ -9,14 +9,13 @@ import sys
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import typer
 
-from apex.cli.arguments import as_command, help_text
-from apex.cli.coercion import Command, Group
+from apex.cli.coercion import Group
+from apex.cli.listing import COMMANDS, IMATRIX, MEASURE, Listed, examples
 from apex.cli.output import complain
 from apex.errors import ApexError
 
@@ -33,170 +32,22 @@ _WrongUsage: type[Exception] = typer.BadParameter.__bases__[0]
 
 
 @dataclass(frozen=True)
-class _Command:
-    """Where a command's function is, and examples of its use."""
-
-    name: str
-    module: str
-    function: str
-    examples: tuple[str, ...]
-
-    def add_to(self, app: typer.Typer, *, is_only_listed: bool = False) -> None:
-        """Register the function; where it is only listed, without its arguments."""
-        function = getattr(import_module(f"apex.cli.{self.module}"), self.function)
-        command = (lambda: None) if is_only_listed else as_command(function)
-        app.command(
-            self.name,
-            cls=Command,
-            help=help_text(function.__doc__ or ""),
-            epilog=_examples(*self.examples),
-        )(command)
-
-
-_COMMANDS = (
-    _Command(
-        "quantize",
-        "quantizing",
-        "quantize",
-        (
-            "apex quantize model.gguf out.gguf --tier i-quality --imatrix imatrix.gguf",
-            "apex quantize model.gguf -o folder --tier i-quality --tier mini --imatrix auto",
-            "apex quantize model.gguf out.gguf --tier balanced --tensor-type attn_v=q8_0",
-            "apex quantize model.gguf out.gguf --type Q4_K_M --split-max-size 40G",
-            "apex quantize model.gguf out.gguf --size 16GiB --imatrix auto",
-        ),
-    ),
-    _Command(
-        "plan",
-        "planning",
-        "plan",
-        (
-            "apex plan model.gguf",
-            "apex plan model.gguf --tier i-quality --imatrix imatrix.gguf --tensors",
-            "apex plan model.gguf --tier balanced --export types.txt",
-        ),
-    ),
-    _Command(
-        "fit",
-        "fitting",
-        "fit",
-        (
-            "apex fit model.gguf --size 16GiB --imatrix auto",
-            "apex fit model.gguf --tier fit-mini --imatrix imatrix.gguf --export types.txt",
-            "apex fit model.gguf --vram 24GiB --context 32768 --cpu-moe --imatrix auto",
-            "apex fit model.gguf --curve -o frontier --imatrix auto",
-        ),
-    ),
-    _Command(
-        "tiers",
-        "planning",
-        "tiers",
-        ("apex tiers", "apex tiers quality > mine.toml, then --tier mine.toml"),
-    ),
-    _Command(
-        "inspect",
-        "inspecting",
-        "inspect",
-        ("apex inspect model.gguf --tensors", "apex inspect imatrix.gguf"),
-    ),
-    _Command(
-        "verify",
-        "verifying",
-        "verify",
-        ("apex verify out.gguf model.gguf --imatrix imatrix.gguf",),
-    ),
-    _Command(
-        "calibration",
-        "calibrating",
-        "calibration",
-        ("apex calibration", "apex calibration --export texts"),
-    ),
-    _Command(
-        "eval",
-        "evaluating",
-        "evaluate",
-        (
-            "apex eval q4.gguf q6.gguf -r f16.gguf -f wiki.test.raw -o results.json",
-            "apex eval q4.gguf --hellaswag hellaswag_val_full.txt --tasks 400",
-            "apex eval q4.gguf --speed --cache-type-k q8_0 --cache-type-v q8_0",
-            "apex eval -r f16.gguf -f wiki.test.raw --write-base f16.kld",
-        ),
-    ),
-    _Command(
-        "report",
-        "reporting",
-        "report",
-        ("apex report results.json -o report", "apex report a.json b.json -o report"),
-    ),
-    _Command("demo", "trying", "demo", ("apex demo", "apex demo somewhere --tier compact")),
-)
-_IMATRIX = (
-    _Command(
-        "collect",
-        "calibrating",
-        "collect",
-        (
-            "apex imatrix model.gguf",
-            "apex imatrix model.gguf -f chat.txt=2 -f code.txt --built-in -o imatrix.gguf",
-            "apex imatrix model.gguf -f long.txt --until-coverage 0.99",
-        ),
-    ),
-    _Command("merge", "matrices", "merge", ("apex imatrix merge a.gguf b.dat -o both.gguf",)),
-    _Command(
-        "show",
-        "showing",
-        "show",
-        (
-            "apex imatrix show imatrix.gguf --model model.gguf",
-            "apex imatrix show imatrix.gguf --layers",
-        ),
-    ),
-)
-
-_MEASURE = (
-    _Command(
-        "run",
-        "measuring",
-        "measure",
-        (
-            "apex measure model.gguf --imatrix auto",
-            "apex measure model.gguf --imatrix imatrix.gguf --time 30m --gpu-layers all",
-            "apex measure bf16.gguf --resident q8_0.gguf -f code.txt --built-in",
-        ),
-    ),
-    _Command(
-        "show",
-        "sensitivities",
-        "show",
-        (
-            "apex measure show model.sensitivity.json",
-            "apex measure show model.sensitivity.json --groups --plot heat.png",
-        ),
-    ),
-)
-
-
-@dataclass(frozen=True)
 class _CommandGroup:
     """Commands under one name, of which the first needs no name of its own."""
 
     name: str
     help: str
     examples: tuple[str, ...]
-    commands: tuple[_Command, ...]
+    commands: tuple[Listed, ...]
 
     def add_to(self, app: typer.Typer, *, is_only_listed: bool = False) -> None:
         """Register the commands; where they are only listed, without their arguments."""
         group = typer.Typer(
-            name=self.name, cls=_WithDefault, help=self.help, epilog=_examples(*self.examples)
+            name=self.name, cls=_WithDefault, help=self.help, epilog=examples(*self.examples)
         )
         for command in self.commands:
             command.add_to(group, is_only_listed=is_only_listed)
         app.add_typer(group)
-
-
-def _examples(*lines: str) -> str:
-    return "\n".join(("Examples:", *(f"  {line}" for line in lines)))
 
 
 class _WithDefault(Group):
@@ -224,8 +75,8 @@ def _make_command(first: str) -> Any:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_root)
-    is_named = any(first == command.name for command in (*_COMMANDS, *_GROUPS))
-    for command in (*_COMMANDS, *_GROUPS):
+    is_named = any(first == command.name for command in (*COMMANDS, *_GROUPS))
+    for command in (*COMMANDS, *_GROUPS):
         if first == command.name or not is_named:
             command.add_to(app, is_only_listed=not is_named)
     return typer.main.get_command(app)
@@ -242,7 +93,7 @@ _GROUPS = (
             "apex imatrix merge a.gguf b.dat -o both.gguf",
             "apex imatrix show imatrix.gguf",
         ),
-        _IMATRIX,
+        IMATRIX,
     ),
     _CommandGroup(
         "measure",
@@ -251,7 +102,7 @@ _GROUPS = (
             "apex measure model.gguf --imatrix auto --time 30m",
             "apex measure show model.sensitivity.json",
         ),
-        _MEASURE,
+        MEASURE,
     ),
 )
 

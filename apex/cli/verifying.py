@@ -17,6 +17,7 @@ from apex.errors import DataError, ImatrixError
 
 if TYPE_CHECKING:
     from apex import VerifyReport
+    from apex.sources import Source
     from apex.verification import RoleError, TensorError
 
 __all__ = ["compare", "print_report", "require_sound", "verify"]
@@ -73,7 +74,7 @@ def verify(given: VerifyArguments) -> None:
 
 def compare(
     quantized: Path,
-    source: Path,
+    source: Path | Source,
     imatrix: Path | None,
     second_moments: Path | None,
     threads: int,

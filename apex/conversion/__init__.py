@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from apex.conversion.convert import ConvertResult, convert
+from apex.conversion.writing import ConvertResult, convert
 
 __all__ = ["ConvertResult", "convert"]

@@ -1,4 +1,4 @@
-"""Small models in Hugging Face form, made with transformers, and upstream's own conversion of them."""
+"""Small models in Hugging Face form, and what upstream's script makes of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import gguf
-import numpy as np
 
 ROOT = Path(__file__).parents[2]
 UPSTREAM = ROOT / "vendor" / "llama.cpp"

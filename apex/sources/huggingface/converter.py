@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -50,7 +51,7 @@ class Conversion:
     alignment: int
     tensors: tuple[Tensor, ...]
     values: tuple[Any, ...]
-    torch: ModuleType
+    torch: Any
 
 
 def run_converter(
@@ -73,8 +74,7 @@ def run_converter(
 
 def _convert(folder: Path, out_type: str, is_projector: bool) -> Conversion:
     upstream = load_upstream()
-    import torch
-
+    torch: Any = import_module("torch")
     kind = upstream.ModelType.MMPROJ if is_projector else upstream.ModelType.TEXT
     with torch.inference_mode(), tempfile.TemporaryDirectory(prefix="apex-header-") as name:
         path = Path(name) / "header.gguf"

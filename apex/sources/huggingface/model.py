@@ -155,7 +155,7 @@ class HuggingFaceModel:
 
     def _read_range(self, path: Path, offset: int, size: int) -> npt.NDArray[np.uint8]:
         data = np.empty(size, np.uint8)
-        view = memoryview(data)
+        view = data.data
         try:
             with path.open("rb", buffering=0) as file:
                 file.seek(offset)
@@ -191,7 +191,5 @@ def open_folder(
     if out_type not in OUT_TYPES:
         raise UsageError(f"{out_type} is not an output type.", f"one of {', '.join(OUT_TYPES)}")
     checkpoint = open_checkpoint(Path(folder))
-    conversion = run_converter(
-        checkpoint, out_type, is_projector=is_projector, trusts=trusts_code
-    )
+    conversion = run_converter(checkpoint, out_type, is_projector=is_projector, trusts=trusts_code)
     return HuggingFaceModel(checkpoint, conversion)

@@ -70,9 +70,7 @@ def convert(
     if path.is_dir():
         raise UsageError(f"{path} is a folder.", "give the name of a file: -o model.gguf")
     if not isinstance(model, HuggingFaceModel):
-        model = open_folder(
-            model, out_type, is_projector=is_projector, trusts_code=trusts_code
-        )
+        model = open_folder(model, out_type, is_projector=is_projector, trusts_code=trusts_code)
     size = _file_bytes(model)
     check_output([path], model.files, overwrite=overwrite, size=size)
     model.require_data()
@@ -80,9 +78,7 @@ def convert(
         _write(model, outputs.files[0], progress)
         outputs.commit()
     seconds = time.perf_counter() - started
-    return ConvertResult(
-        path, size, len(model.tensors), model.weights, model.architecture, seconds
-    )
+    return ConvertResult(path, size, len(model.tensors), model.weights, model.architecture, seconds)
 
 
 def _file_bytes(model: HuggingFaceModel) -> int:
