@@ -1,16 +1,15 @@
-"""Small models in Hugging Face form, and what upstream's script makes of them."""
+"""Small models in Hugging Face form, and what upstream's script makes of them.
+
+As a script it makes them all, in a process of its own: torch and transformers warn, and upstream's
+script takes the gguf package beside it.
+"""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-import gguf
 
 ROOT = Path(__file__).parents[2]
 UPSTREAM = ROOT / "vendor" / "llama.cpp"
@@ -30,6 +29,7 @@ def save(model: Any, folder: Path, *, shard: str = "100KB") -> Path:
 
 def write_gpt2_tokenizer(folder: Path) -> int:
     """A byte-level BPE tokenizer; returns the size of its vocabulary."""
+    import gguf
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -67,30 +67,46 @@ def write_sentencepiece(folder: Path, size: int = 400) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
 
 
-def upstreams_files(jobs: Sequence[tuple[Path, Path, Sequence[str]]]) -> None:
-    """Let upstream's script convert (folder, output, options), one after the other.
+def read_tensors(folder: Path) -> dict[str, Any]:
+    """All tensors of a folder's safetensors files."""
+    from safetensors.torch import load_file
 
-    It runs in a process of its own, so that it has its own gguf package.
-    """
-    lists = [[str(folder), "--outfile", str(output), *rest] for folder, output, rest in jobs]
-    result = subprocess.run(
-        [sys.executable, "-c", _SCRIPT, str(UPSTREAM), json.dumps(lists)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONWARNINGS": "ignore"},
-    )
-    assert result.returncode == 0, result.stderr
+    files = sorted(folder.glob("*.safetensors"))
+    return {name: tensor for file in files for name, tensor in load_file(file).items()}
 
 
-_SCRIPT = """
-import json, sys
-sys.path.insert(0, sys.argv[1])
-import convert_hf_to_gguf
-for arguments in json.loads(sys.argv[2]):
-    sys.argv = ["convert_hf_to_gguf.py", *arguments]
-    convert_hf_to_gguf.main()
-"""
+def write_tensors(folder: Path, tensors: dict[str, Any]) -> Path:
+    """Replace a folder's safetensors files by two shards with an index."""
+    from safetensors.torch import save_file
+
+    for old in folder.glob("*.safetensors*"):
+        old.unlink()
+    names = sorted(tensors)
+    places = {}
+    for index, part in enumerate((names[::2], names[1::2])):
+        file = f"model-{index + 1:05d}-of-00002.safetensors"
+        save_file({name: tensors[name].contiguous() for name in part}, folder / file)
+        places.update(dict.fromkeys(part, file))
+    index = {"metadata": {}, "weight_map": places}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+    return folder
+
+
+def add_mtp_head(folder: Path, layer: str) -> Path:
+    """Give a model a multi-token-prediction head, which transformers leaves out: like a layer."""
+    import torch
+
+    tensors = read_tensors(folder)
+    hidden = next(v for name, v in tensors.items() if name.endswith("input_layernorm.weight"))
+    head = {
+        name.replace(layer, "mtp.layers.0."): tensor * 1.5
+        for name, tensor in tensors.items()
+        if name.startswith(layer)
+    }
+    for name in ("norm", "pre_fc_norm_embedding", "pre_fc_norm_hidden"):
+        head[f"mtp.{name}.weight"] = hidden * 0.5
+    head["mtp.fc.weight"] = torch.randn(len(hidden), 2 * len(hidden)).to(torch.bfloat16)
+    return write_tensors(folder, {**tensors, **head})
 
 
 def llama(folder: Path, **changes: Any) -> Path:
@@ -131,6 +147,7 @@ def qwen3_moe(folder: Path) -> Path:
         head_dim=16,
         num_experts=8,
         num_experts_per_tok=2,
+        norm_topk_prob=True,
         max_position_embeddings=256,
         initializer_range=0.1,
     )
@@ -163,49 +180,32 @@ def qwen3_next(folder: Path) -> Path:
         num_experts_per_tok=2,
         max_position_embeddings=256,
     )
-    return save(Qwen3NextForCausalLM(config), folder, shard="4MB")
+    save(Qwen3NextForCausalLM(config), folder, shard="4MB")
+    return add_mtp_head(folder, "model.layers.3.")
 
 
 def qwen3_5_moe(folder: Path) -> Path:
-    """A hybrid mixture of experts with a vision tower."""
+    """A model with a vision tower, for its projector alone: it has no vocabulary."""
     import torch
     from transformers import Qwen3_5MoeConfig, Qwen3_5MoeForConditionalGeneration
 
     folder.mkdir()
-    size = write_gpt2_tokenizer(folder)
     torch.manual_seed(5)
-    config = Qwen3_5MoeConfig(
-        text_config={
-            "vocab_size": size,
-            "hidden_size": 64,
-            "moe_intermediate_size": 32,
-            "shared_expert_intermediate_size": 32,
-            "num_hidden_layers": 4,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "head_dim": 32,
-            "linear_num_key_heads": 2,
-            "linear_num_value_heads": 4,
-            "linear_key_head_dim": 16,
-            "linear_value_head_dim": 16,
-            "num_experts": 4,
-            "num_experts_per_tok": 2,
-            "max_position_embeddings": 256,
-        },
-        vision_config={
-            "depth": 2,
-            "hidden_size": 32,
-            "intermediate_size": 64,
-            "num_heads": 2,
-            "out_hidden_size": 64,
-            "num_position_embeddings": 16,
-            "deepstack_visual_indexes": [],
-        },
-    )
+    text = {
+        **{"vocab_size": 64, "hidden_size": 64, "moe_intermediate_size": 32},
+        **{"shared_expert_intermediate_size": 32, "num_hidden_layers": 1, "head_dim": 32},
+        **{"num_attention_heads": 2, "num_key_value_heads": 1, "num_experts": 4},
+        **{"linear_num_key_heads": 2, "linear_num_value_heads": 2, "num_experts_per_tok": 2},
+    }
+    vision = {
+        **{"depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2},
+        **{"out_hidden_size": 64, "num_position_embeddings": 16, "deepstack_visual_indexes": []},
+    }
     (folder / "preprocessor_config.json").write_text(
         json.dumps({"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "patch_size": 16})
     )
-    return save(Qwen3_5MoeForConditionalGeneration(config), folder, shard="4MB")
+    config = Qwen3_5MoeConfig(text_config=text, vision_config=vision)
+    return save(Qwen3_5MoeForConditionalGeneration(config), folder)
 
 
 def deepseek_v3(folder: Path) -> Path:
@@ -262,3 +262,72 @@ def gpt_oss(folder: Path) -> Path:
         max_position_embeddings=256,
     )
     return save(GptOssForCausalLM(config), folder, shard="4MB")
+
+
+def deepseek_fp8(folder: Path) -> Path:
+    """The same in the form of DeepSeek's own checkpoints: FP8 with a scale per block."""
+    import torch
+
+    deepseek_v3(folder)
+    tensors = {}
+    for name, tensor in read_tensors(folder).items():
+        tensors[name] = tensor
+        if name.endswith("_proj.weight"):
+            rows, columns = (-(-count // 16) for count in tensor.shape)
+            tensors[name] = tensor.float().to(torch.float8_e4m3fn)
+            tensors[name + "_scale_inv"] = torch.rand(rows, columns) + 0.5
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["quantization_config"] = {"quant_method": "fp8", "weight_block_size": [16, 16]}
+    path.write_text(json.dumps(config), encoding="utf-8")
+    return write_tensors(folder, tensors)
+
+
+# Of each model, what it is converted with.
+CONVERSIONS: dict[Any, tuple[tuple[str, ...], ...]] = {
+    llama: ((), ("--outtype", "bf16"), ("--outtype", "f16"), ("--outtype", "f32")),
+    qwen3_moe: ((), ("--outtype", "f32"), ("--outtype", "q8_0")),
+    qwen3_next: ((),),
+    qwen3_5_moe: (("--mmproj",), ("--mmproj", "--outtype", "f16")),
+    deepseek_v3: ((), ("--outtype", "f32")),
+    deepseek_fp8: ((), ("--outtype", "q8_0")),
+    gpt_oss: ((), ("--outtype", "f16")),
+}
+# The models whose logits are compared.
+RUN = (llama, qwen3_moe, deepseek_v3)
+TOKENS = (1, 17, 300, 42, 260, 5, 399, 128, 77, 301, 9, 11)
+
+
+def name_of(model: str, options: tuple[str, ...]) -> str:
+    """The file that upstream's script writes with these options."""
+    return "".join((model, *options)) + ".gguf"
+
+
+def _write_logits(folder: Path, output: Path) -> None:
+    """What transformers says the next tokens are, in float32."""
+    import numpy as np
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    with torch.inference_mode():
+        np.save(output, model(torch.tensor([TOKENS])).logits[0].numpy())
+
+
+def main(folder: Path) -> None:
+    """Make all models, their conversions and their logits."""
+    sys.path[:0] = [str(UPSTREAM), str(UPSTREAM / "gguf-py")]
+    import convert_hf_to_gguf
+
+    for make, conversions in CONVERSIONS.items():
+        made = make(folder / make.__name__)
+        for options in conversions:
+            output = folder / name_of(make.__name__, options)
+            sys.argv = ["convert_hf_to_gguf.py", str(made), "--outfile", str(output), *options]
+            convert_hf_to_gguf.main()
+        if make in RUN:
+            _write_logits(made, folder / f"{make.__name__}.npy")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
