@@ -64,7 +64,7 @@ def convert(given: ConvertArguments) -> None:
             given.source,
             given.out,
             out_type=given.outtype,
-            is_projector=given.mmproj,
+            as_projector=given.mmproj,
             trusts_code=given.trust_remote_code,
             overwrite=given.overwrite,
             progress=advance,

@@ -49,7 +49,7 @@ def convert(
     output: str | os.PathLike[str],
     *,
     out_type: str = "auto",
-    is_projector: bool = False,
+    as_projector: bool = False,
     trusts_code: bool = False,
     overwrite: bool = False,
     progress: OnProgress = None,
@@ -57,7 +57,7 @@ def convert(
     """Write the GGUF file that llama.cpp's converter would write, byte for byte.
 
     model: a folder, or what ``open_folder`` gave; then it has its type already.
-    out_type, is_projector, trusts_code: as in ``open_folder``.
+    out_type, as_projector, trusts_code: as in ``open_folder``.
     overwrite: whether an output that exists may be replaced.
     progress: called after every part.
 
@@ -70,7 +70,7 @@ def convert(
     if path.is_dir():
         raise UsageError(f"{path} is a folder.", "give the name of a file: -o model.gguf")
     if not isinstance(model, HuggingFaceModel):
-        model = open_folder(model, out_type, is_projector=is_projector, trusts_code=trusts_code)
+        model = open_folder(model, out_type, as_projector=as_projector, trusts_code=trusts_code)
     size = _file_bytes(model)
     check_output([path], model.files, overwrite=overwrite, size=size)
     model.require_data()

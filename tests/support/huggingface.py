@@ -235,6 +235,8 @@ def deepseek_v3(folder: Path) -> Path:
         n_shared_experts=1,
         n_group=2,
         topk_group=1,
+        scoring_func="sigmoid",
+        topk_method="noaux_tc",
         max_position_embeddings=256,
         rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
     )
@@ -314,12 +316,14 @@ def _write_logits(folder: Path, output: Path) -> None:
         np.save(output, model(torch.tensor([TOKENS])).logits[0].numpy())
 
 
-def main(folder: Path) -> None:
-    """Make all models, their conversions and their logits."""
+def main(folder: Path, *names: str) -> None:
+    """Make models, their conversions and their logits."""
     sys.path[:0] = [str(UPSTREAM), str(UPSTREAM / "gguf-py")]
     import convert_hf_to_gguf
 
     for make, conversions in CONVERSIONS.items():
+        if make.__name__ not in names:
+            continue
         made = make(folder / make.__name__)
         for options in conversions:
             output = folder / name_of(make.__name__, options)
@@ -330,4 +334,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:])

@@ -55,7 +55,7 @@ class Conversion:
 
 
 def run_converter(
-    checkpoint: Checkpoint, out_type: str, *, is_projector: bool, trusts: bool
+    checkpoint: Checkpoint, out_type: str, *, as_projector: bool, trusts: bool
 ) -> Conversion:
     """Convert all but the weights. Raises ModelFileError and UsageError."""
     require_extra()
@@ -63,7 +63,7 @@ def run_converter(
     try:
         with _one_at_a_time, _hushed() as said:
             try:
-                return _convert(checkpoint.folder, OUT_TYPES[out_type], is_projector)
+                return _convert(checkpoint.folder, OUT_TYPES[out_type], as_projector)
             except ApexError:
                 raise
             except (Exception, SystemExit) as error:
@@ -72,15 +72,15 @@ def run_converter(
         trusts_code.reset(trusted)
 
 
-def _convert(folder: Path, out_type: str, is_projector: bool) -> Conversion:
+def _convert(folder: Path, out_type: str, as_projector: bool) -> Conversion:
     upstream = load_upstream()
     torch: Any = import_module("torch")
-    kind = upstream.ModelType.MMPROJ if is_projector else upstream.ModelType.TEXT
+    kind = upstream.ModelType.MMPROJ if as_projector else upstream.ModelType.TEXT
     with torch.inference_mode(), tempfile.TemporaryDirectory(prefix="apex-header-") as name:
         path = Path(name) / "header.gguf"
         settings = upstream.ModelBase.load_hparams(folder, False)
         architecture = upstream.get_model_architecture(settings, kind)
-        model_class = _class_of(upstream, folder, architecture, is_projector)
+        model_class = _class_of(upstream, folder, architecture, as_projector)
         gguf = load_gguf(upstream)
         model = model_class(folder, getattr(gguf.LlamaFileType, out_type), path)
         model.prepare_tensors()
@@ -107,12 +107,12 @@ def load_gguf(upstream: ModuleType) -> Any:
     return upstream.base.gguf
 
 
-def _class_of(upstream: ModuleType, folder: Path, architecture: str, is_projector: bool) -> Any:
+def _class_of(upstream: ModuleType, folder: Path, architecture: str, as_projector: bool) -> Any:
     try:
-        return upstream.get_model_class(architecture, mmproj=is_projector)
+        return upstream.get_model_class(architecture, mmproj=as_projector)
     except NotImplementedError:
         pass
-    if is_projector:
+    if as_projector:
         raise ModelFileError(
             f"llama.cpp's converter knows no projector (mmproj) of {architecture}, which {folder} "
             "is.",

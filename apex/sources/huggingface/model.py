@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from apex import _core
 from apex.errors import ModelFileError, UsageError
-from apex.sources.gguf import Metadata
+from apex.sources.gguf import Metadata, is_projector
 from apex.sources.huggingface.cache import PartCache
 from apex.sources.huggingface.checkpoint import Checkpoint, open_checkpoint
 from apex.sources.huggingface.converter import OUT_TYPES, Conversion, run_converter
@@ -69,6 +69,11 @@ class HuggingFaceModel:
     def architecture(self) -> str:
         """general.architecture."""
         return str(self.metadata["general.architecture"])
+
+    @property
+    def is_projector(self) -> bool:
+        """Whether this is a multimodal projector (mmproj) and not a language model."""
+        return is_projector(self.metadata)
 
     @property
     def bytes(self) -> int:
@@ -177,13 +182,13 @@ def open_folder(
     folder: str | os.PathLike[str],
     out_type: str = "auto",
     *,
-    is_projector: bool = False,
+    as_projector: bool = False,
     trusts_code: bool = False,
 ) -> HuggingFaceModel:
     """Read configuration, vocabulary and headers of a folder, and no weights.
 
     out_type: what upstream's converter calls --outtype: auto, bf16, f16, f32 or q8_0.
-    is_projector: the multimodal projector (mmproj) instead of the language model.
+    as_projector: the multimodal projector (mmproj) instead of the language model.
     trusts_code: whether Python files in the folder may be run.
 
     Raises ModelFileError, and UsageError where the extra ``hf`` is not installed.
@@ -191,5 +196,5 @@ def open_folder(
     if out_type not in OUT_TYPES:
         raise UsageError(f"{out_type} is not an output type.", f"one of {', '.join(OUT_TYPES)}")
     checkpoint = open_checkpoint(Path(folder))
-    conversion = run_converter(checkpoint, out_type, is_projector=is_projector, trusts=trusts_code)
+    conversion = run_converter(checkpoint, out_type, as_projector=as_projector, trusts=trusts_code)
     return HuggingFaceModel(checkpoint, conversion)
