@@ -69,6 +69,7 @@ def convert(
     path = Path(output)
     if path.is_dir():
         raise UsageError(f"{path} is a folder.", "give the name of a file: -o model.gguf")
+    check_output([path], overwrite=overwrite)  # before anything that takes long
     if not isinstance(model, HuggingFaceModel):
         model = open_folder(model, out_type, as_projector=as_projector, trusts_code=trusts_code)
     size = _file_bytes(model)

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.huggingface import read_tensors
 
 import apex
 from apex.errors import ModelFileError, OutputError, UsageError
@@ -89,7 +88,7 @@ BROKEN: dict[str, tuple[Break, str]] = {
     ),
     "a header of another size": (
         lambda f: another_header(f, {"a": {"dtype": "F16", "shape": [3], "data_offsets": [0, 12]}}),
-        "is damaged: .* the size of a tensor's data does not fit its shape",
+        "is damaged: .*the size of a tensor's data does not fit its shape",
     ),
     "a negative shape": (
         lambda f: another_header(
@@ -123,7 +122,7 @@ def test_a_broken_folder_is_explained(tmp_path: Path, name: str) -> None:
 def test_without_the_extra_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(upstream, "_is_installed", lambda name: name == "torch")
     folder = a_folder(tmp_path)
-    with pytest.raises(UsageError, match="needs transformers, safetensors, sent.*, protobuf") as e:
+    with pytest.raises(UsageError, match=r"needs transformers, safetensors, sent.*, protobuf") as e:
         open_source(folder)
     assert "pip install 'apex-quant[hf]'" in e.value.hint
 
@@ -150,25 +149,24 @@ def test_an_unknown_architecture(llama: Path) -> None:
 
 
 def test_a_model_without_a_projector(llama: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelFileError, match="no projector .* of LlamaForCausalLM"):
+    with pytest.raises(ModelFileError, match=r"no projector .* of LlamaForCausalLM"):
         apex.convert(llama, tmp_path / "out.gguf", as_projector=True)
 
 
 def test_a_configuration_without_what_is_needed(llama: Path) -> None:
     config = json.loads((llama / "config.json").read_text())
     (llama / "config.json").write_text(json.dumps({"architectures": config["architectures"]}))
-    with pytest.raises(ModelFileError, match="converter does not accept .*llama: "):
+    with pytest.raises(ModelFileError, match=r"converter does not accept .*llama: "):
         open_source(llama)
 
 
 def test_no_vocabulary(llama: Path) -> None:
     (llama / "tokenizer.model").unlink()
-    with pytest.raises(ModelFileError, match="converter does not accept .*llama: "):
+    with pytest.raises(ModelFileError, match=r"converter does not accept .*llama: "):
         open_source(llama)
 
 
 def test_code_of_the_model_is_not_run(llama: Path, tmp_path: Path) -> None:
-    """Neither while it is off, which is the default, nor without saying how to turn it on."""
     trace = tmp_path / "trace"
     (llama / "own.py").write_text(
         f"open({str(trace)!r}, 'w').close()\n"
@@ -178,7 +176,7 @@ def test_code_of_the_model_is_not_run(llama: Path, tmp_path: Path) -> None:
     (llama / "tokenizer.model").unlink()
     config = {"auto_map": {"AutoTokenizer": ["own.Own", None]}, "tokenizer_class": "Own"}
     (llama / "tokenizer_config.json").write_text(json.dumps(config))
-    with pytest.raises((UsageError, ModelFileError)):
+    with pytest.raises(UsageError, match="wants to run Python files of its own"):
         open_source(llama)
     assert not trace.exists()
 
@@ -201,11 +199,9 @@ def test_a_shard_that_shrinks_afterwards(llama: Path, tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-64])
     with pytest.raises(ModelFileError, match="has changed since it was opened"):
         apex.convert(source, tmp_path / "out.gguf")
-    tensor = max(source.tensors, key=lambda each: each.bytes)
     with pytest.raises(ModelFileError, match="ended while it was read"):
         for each in source.tensors:
             source.read(each, 0, memoryview(bytearray(each.bytes)))
-    assert tensor.bytes
     assert not (tmp_path / "out.gguf").exists()
 
 
@@ -221,4 +217,3 @@ def test_what_runs_a_model_asks_for_a_file(llama: Path) -> None:
         with pytest.raises(ModelFileError, match="is a Hugging Face folder") as caught:
             call(llama)
         assert caught.value.hint == f"apex convert {llama} -o model.gguf makes one"
-    assert read_tensors(llama)

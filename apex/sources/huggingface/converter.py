@@ -138,16 +138,17 @@ def _explained(folder: Path, error: BaseException, said: list[str]) -> ApexError
     if isinstance(error, SystemExit):
         reason = said[-1] if said else "it gave up"
     elif isinstance(error, KeyError):
-        reason = f"{reason} is missing"
-    elif not reason:
-        reason = type(error).__name__
+        reason = str(error.args[0]) if " " in reason else f"{reason} is missing"
+    elif "pre-tokenizer was not recognized" in reason:
+        reason = "its tokenizer is not one of those that llama.cpp knows"
     if "trust_remote_code" in reason:
         return UsageError(
             f"{folder} wants to run Python files of its own, which is off.",
-            "--trust-remote-code runs them; read them first",
+            "apex convert --trust-remote-code runs them; read them first",
         )
+    reason = reason.rstrip(".") or type(error).__name__
     return ModelFileError(
-        f"llama.cpp's converter does not accept {folder}: {reason.rstrip('.')}.",
+        f"llama.cpp's converter does not accept {folder}: {reason}.",
         "the model may be incomplete, or newer than this apex",
     )
 
