@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,7 +14,10 @@ from apex.cli.output import Printer
 from apex.cli.progress import showing_progress
 from apex.cli.stopping import ending
 
-__all__ = ["convert"]
+if TYPE_CHECKING:
+    from apex import Source
+
+__all__ = ["convert", "fetch"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +25,11 @@ class ConvertArguments(QuietArgument, JsonArgument, OverwriteArgument):
     """What ``apex convert`` is given."""
 
     source: Annotated[
-        str, typer.Argument(metavar="SOURCE", help="A Hugging Face folder with safetensors files.")
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="A Hugging Face folder with safetensors files, or an ID of the Hub.",
+        ),
     ]
     out: Annotated[
         Path,
@@ -50,6 +57,18 @@ class ConvertArguments(QuietArgument, JsonArgument, OverwriteArgument):
     ] = False
 
 
+def fetch(model: Source, printer: Printer) -> None:
+    """Download the weights of a model of the Hub, and show how far that is."""
+    from apex.sources import HuggingFaceModel
+
+    if isinstance(model, HuggingFaceModel) and model.is_of_hub:
+        with (
+            ending("what was downloaded is kept"),
+            showing_progress("downloading", printer) as advance,
+        ):
+            model.fetch(advance)
+
+
 def convert(given: ConvertArguments) -> None:
     """Write a Hugging Face model as a GGUF file, with the bytes of llama.cpp's converter.
 
@@ -57,18 +76,20 @@ def convert(given: ConvertArguments) -> None:
     that plans, quantizes or verifies takes the folder itself.
     """
     import apex
+    from apex.files import check_output
+    from apex.sources import open_huggingface
 
     printer = Printer(quiet=given.quiet, json=given.json)
+    check_output([given.out], overwrite=given.overwrite)  # before anything that takes long
+    model = open_huggingface(
+        given.source,
+        given.outtype,
+        as_projector=given.mmproj,
+        trusts_code=given.trust_remote_code,
+    )
+    fetch(model, printer)
     with ending("nothing was left behind"), showing_progress("converting", printer) as advance:
-        result = apex.convert(
-            given.source,
-            given.out,
-            out_type=given.outtype,
-            as_projector=given.mmproj,
-            trusts_code=given.trust_remote_code,
-            overwrite=given.overwrite,
-            progress=advance,
-        )
+        result = apex.convert(model, given.out, overwrite=given.overwrite, progress=advance)
     printer.data(lambda: {**vars(result), "path": str(result.path)})
     printer.line(
         f"wrote {result.path}, {output.size(result.bytes)}: {result.architecture}, "

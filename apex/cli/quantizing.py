@@ -12,6 +12,7 @@ from apex.cli.calibrating import (
     showing_calibration,
     usable_matrix,
 )
+from apex.cli.converting import fetch
 from apex.cli.output import Printer
 from apex.cli.planning import print_plan
 from apex.cli.progress import showing_progress
@@ -66,6 +67,7 @@ def quantize(given: QuantizeArguments) -> None:
         check_plan_outputs(list(outputs.values()), list(outputs), overwrite=given.overwrite)
         _show(outputs, source, printer)
         return
+    fetch(source, printer)
     with ending(left), showing_progress("quantizing", printer) as advance:
         results = apex.quantize_all(
             outputs,

@@ -10,6 +10,7 @@ import typer
 
 from apex.cli.arguments import JsonArgument, QuietArgument, ThreadsArgument
 from apex.cli.calibrating import usable_matrix
+from apex.cli.converting import fetch
 from apex.cli.output import Printer, Table
 from apex.cli.progress import showing_progress
 from apex.cli.values import is_automatic
@@ -82,7 +83,11 @@ def compare(
 ) -> VerifyReport:
     """Compare a quantized model with its source, and show how far that is."""
     import apex
+    from apex.sources import open_source
 
+    if isinstance(source, Path):
+        source = open_source(source)
+    fetch(source, printer)
     with showing_progress("comparing", printer) as advance:
         return apex.verify(
             quantized,

@@ -12,7 +12,7 @@ import numpy as np
 
 from apex.errors import UsageError
 from apex.files import OutputFile, OutputSet, check_output
-from apex.sources import HuggingFaceModel, Tensor, open_folder
+from apex.sources import HuggingFaceModel, Tensor, open_huggingface
 
 __all__ = ["ConvertResult", "convert"]
 
@@ -56,8 +56,8 @@ def convert(
 ) -> ConvertResult:
     """Write the GGUF file that llama.cpp's converter would write, byte for byte.
 
-    model: a folder, or what ``open_folder`` gave; then it has its type already.
-    out_type, as_projector, trusts_code: as in ``open_folder``.
+    model: a folder or an ID of the Hub, or what ``open_huggingface`` gave; then it has its type already.
+    out_type, as_projector, trusts_code: as in ``open_huggingface``.
     overwrite: whether an output that exists may be replaced.
     progress: called after every part.
 
@@ -71,7 +71,9 @@ def convert(
         raise UsageError(f"{path} is a folder.", "give the name of a file: -o model.gguf")
     check_output([path], overwrite=overwrite)  # before anything that takes long
     if not isinstance(model, HuggingFaceModel):
-        model = open_folder(model, out_type, as_projector=as_projector, trusts_code=trusts_code)
+        model = open_huggingface(
+            model, out_type, as_projector=as_projector, trusts_code=trusts_code
+        )
     size = _file_bytes(model)
     check_output([path], model.files, overwrite=overwrite, size=size)
     model.require_data()

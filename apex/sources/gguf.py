@@ -244,7 +244,7 @@ def _read_header(path: Path) -> _core.Header:
     try:
         if (path / "config.json").is_file():
             raise ModelFileError(
-                f"{path} is a Hugging Face folder, and this takes a GGUF file.",
+                f"{path} is a Hugging Face model, and this takes a GGUF file.",
                 f"apex convert {path} -o model.gguf makes one",
             )
         if not path.is_file() and path.exists():  # a pipe would be waited for

@@ -74,7 +74,7 @@ def test_what_runs_the_model_says_how_to_get_a_file(
     model = str(llama_folder / "llama")
     result = apex_cli(*(model if each == "MODEL" else each for each in arguments))
     assert result.returncode == 3, result.stderr
-    assert "is a Hugging Face folder, and" in result.stderr
+    assert "is a Hugging Face model, and" in result.stderr
     assert f"hint: apex convert {model} -o model.gguf makes one" in result.stderr
     assert not list(folder.iterdir())
 

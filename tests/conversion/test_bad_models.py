@@ -72,7 +72,7 @@ BROKEN: dict[str, tuple[Break, str]] = {
         "1 of the 1 shards of .*model is missing: model-00001-of-00001.safetensors",
     ),
     "pickles": (only_pickles, r"only as pickle files \(pytorch_model.bin\)"),
-    "no weights": (no_weights, "has a config.json and no weights"),
+    "no weights": (no_weights, "model has no weights"),
     "a truncated shard": (
         lambda f: shard(f).write_bytes(shard(f).read_bytes()[:-1]),
         r"safetensors is truncated: it has \d+ of \d+ bytes",
@@ -214,6 +214,6 @@ def test_a_changed_folder_is_not_that_of_the_plan(llama: Path, tmp_path: Path) -
 
 def test_what_runs_a_model_asks_for_a_file(llama: Path) -> None:
     for call in (apex.open_model, lambda path: apex.calibrate(path, "out.gguf")):
-        with pytest.raises(ModelFileError, match="is a Hugging Face folder") as caught:
+        with pytest.raises(ModelFileError, match="is a Hugging Face model") as caught:
             call(llama)
         assert caught.value.hint == f"apex convert {llama} -o model.gguf makes one"

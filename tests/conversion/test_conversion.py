@@ -14,7 +14,7 @@ from support.language import next_logits
 
 import apex
 from apex import _core
-from apex.sources import HuggingFaceModel, ModelFile, open_folder
+from apex.sources import HuggingFaceModel, ModelFile, open_huggingface
 
 pytest.importorskip("torch", reason="apex-quant[hf] is not installed")
 pytest.importorskip("transformers", reason="apex-quant[hf] is not installed")
@@ -31,7 +31,7 @@ def options_of(options: tuple[str, ...]) -> dict[str, Any]:
 
 
 def check(folder: Path, output: Path, model: str, options: tuple[str, ...]) -> None:
-    source = open_folder(folder / model, **options_of(options))
+    source = open_huggingface(folder / model, **options_of(options))
     result = apex.convert(source, output)
     expected = (folder / name_of(model, options)).read_bytes()
     assert output.read_bytes() == expected

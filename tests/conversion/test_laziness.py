@@ -13,7 +13,7 @@ import pytest
 from support.huggingface import write_sentencepiece
 
 import apex
-from apex.sources import HuggingFaceModel, open_folder
+from apex.sources import HuggingFaceModel, open_huggingface
 
 pytest.importorskip("torch", reason="apex-quant[hf] is not installed")
 pytest.importorskip("transformers", reason="apex-quant[hf] is not installed")
@@ -81,7 +81,7 @@ def write_large(folder: Path, layers: int) -> int:
 def test_a_plan_of_a_terabyte_reads_headers_only(tmp_path: Path, watched: Watched) -> None:
     size = write_large(tmp_path / "large", layers=140)
     assert size > 1e12
-    source = open_folder(tmp_path / "large")
+    source = open_huggingface(tmp_path / "large")
     sizes = watched(source)
     plan = apex.plan(source, tier="quality")
     assert sizes == []
@@ -100,7 +100,7 @@ def read(source: HuggingFaceModel, name: str, first: int, count: int) -> None:
 def test_of_a_stack_only_the_experts_that_are_wanted_are_read(
     models_folder: Path, watched: Watched, model: str
 ) -> None:
-    source = open_folder(models_folder / model)
+    source = open_huggingface(models_folder / model)
     name = next(each.name for each in source.tensors if each.name.endswith("ffn_down_exps.weight"))
     tensor = next(each for each in source.tensors if each.name == name)
     expert, each = tensor.rows // tensor.experts, tensor.bytes // tensor.experts
@@ -116,14 +116,14 @@ def test_of_a_stack_only_the_experts_that_are_wanted_are_read(
 
 
 def test_rows_of_a_plain_matrix_are_read_alone(llama_folder: Path, watched: Watched) -> None:
-    source = open_folder(llama_folder / "llama")
+    source = open_huggingface(llama_folder / "llama")
     sizes = watched(source)
     read(source, "token_embd.weight", 100, 3)
     assert sizes == [3 * 64 * 2]
 
 
 def test_what_is_permuted_is_evaluated_once(llama_folder: Path, watched: Watched) -> None:
-    source = open_folder(llama_folder / "llama")
+    source = open_huggingface(llama_folder / "llama")
     sizes = watched(source)
     for row in range(64):
         read(source, "blk.0.attn_q.weight", row, 1)
@@ -133,7 +133,7 @@ def test_what_is_permuted_is_evaluated_once(llama_folder: Path, watched: Watched
 
 
 def test_nothing_of_the_weights_is_kept(llama_folder: Path) -> None:
-    source = open_folder(llama_folder / "llama")
+    source = open_huggingface(llama_folder / "llama")
     for tensor in source.tensors:
         source.read(tensor, 0, memoryview(bytearray(tensor.bytes)))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -11,11 +11,11 @@ from typing import Any
 
 from apex.errors import ModelFileError
 
-__all__ = ["Checkpoint", "open_checkpoint"]
+__all__ = ["READ_SUFFIXES", "Checkpoint", "open_checkpoint", "safetensors_names"]
 
 _INDEX = "model.safetensors.index.json"
 # What the converter reads; what else lies in the folder is not an input.
-_READ = (".safetensors", ".json", ".jinja", ".md", ".model", ".py", ".tiktoken", ".txt")
+READ_SUFFIXES = (".safetensors", ".json", ".jinja", ".md", ".model", ".py", ".tiktoken", ".txt")
 _PICKLES = ("*.bin", "*.pt", "*.pth")
 # safetensors itself refuses longer headers.
 _MAX_HEADER = 100_000_000
@@ -51,17 +51,24 @@ def open_checkpoint(folder: Path) -> Checkpoint:
             "name the folder that has config.json and the safetensors files",
         )
     _read_json(folder / "config.json")
-    headers = [_read_header(path) for path in _shards(folder)]
-    files = sorted(path for path in folder.iterdir() if path.suffix in _READ and path.is_file())
+    there = {path.name for path in folder.iterdir() if path.is_file()}
+    headers = [_read_header(folder / name) for name in safetensors_names(folder, there)]
+    files = sorted(
+        path for path in folder.iterdir() if path.suffix in READ_SUFFIXES and path.is_file()
+    )
     sizes = tuple(path.stat().st_size for path in files)
     return Checkpoint(folder, tuple(files), sizes, tuple(headers))
 
 
-def _shards(folder: Path) -> list[Path]:
+def safetensors_names(folder: Path, there: Collection[str]) -> list[str]:
+    """The safetensors files that a folder's weights are in, which must be among those ``there``.
+
+    Raises ModelFileError.
+    """
     index = folder / _INDEX
     if index.is_file():
-        return _indexed(folder, index)
-    found = sorted(folder.glob("model*.safetensors"))
+        return _indexed(folder, index, there)
+    found = sorted(n for n in there if n.startswith("model") and n.endswith(".safetensors"))
     if found:
         return found
     pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
@@ -72,11 +79,11 @@ def _shards(folder: Path) -> list[Path]:
             "apex reads safetensors; convert them with transformers' save_pretrained",
         )
     raise ModelFileError(
-        f"{folder} has a config.json and no weights.", f"it needs model.safetensors or {_INDEX}"
+        f"{folder} has no weights.", f"apex looks for model.safetensors or {_INDEX}"
     )
 
 
-def _indexed(folder: Path, index: Path) -> list[Path]:
+def _indexed(folder: Path, index: Path, there: Collection[str]) -> list[str]:
     places = _read_json(index).get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(v, str) for v in places.values()):
         raise ModelFileError(f"{index} has no weight_map.", "download it again")
@@ -84,7 +91,7 @@ def _indexed(folder: Path, index: Path) -> list[Path]:
     strange = [name for name in names if Path(name).name != name]
     if strange:
         raise ModelFileError(f"{index} names a file outside its folder: {strange[0]}.", "delete it")
-    absent = [name for name in names if not (folder / name).is_file()]
+    absent = [name for name in names if name not in there]
     if absent:
         verb = "is" if len(absent) == 1 else "are"
         raise ModelFileError(
@@ -92,7 +99,7 @@ def _indexed(folder: Path, index: Path) -> list[Path]:
             f"{_listed(absent)}.",
             "download the model again; what is there is kept",
         )
-    return [folder / name for name in names]
+    return names
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""A Hugging Face model as a source: what converting it would give, tensor by tensor."""
+"""A model in Hugging Face form as a source: what converting it would give, tensor by tensor."""
 
 from __future__ import annotations
 
@@ -14,22 +14,23 @@ import numpy as np
 import numpy.typing as npt
 
 from apex import _core
-from apex.errors import ModelFileError, UsageError
+from apex.errors import ApexError, ModelFileError, UsageError
 from apex.sources.gguf import Metadata, is_projector
 from apex.sources.huggingface.cache import PartCache
 from apex.sources.huggingface.checkpoint import Checkpoint, open_checkpoint
 from apex.sources.huggingface.converter import OUT_TYPES, Conversion, run_converter
+from apex.sources.huggingface.hub import HubFolder, OnFetched, is_hub_id
 from apex.sources.huggingface.lazy import Lazy
 from apex.sources.source import SourceReference, Tensor
 
-__all__ = ["HuggingFaceModel", "open_folder"]
+__all__ = ["HuggingFaceModel", "open_huggingface"]
 
 
 class HuggingFaceModel:
     """A model in a Hugging Face folder; a ``Source`` of what upstream's converter makes of it.
 
     Attributes:
-        path: the folder.
+        path: the folder; of a model of the Hub, its ID with the commit.
         header_bytes: what its GGUF file begins with, up to the data.
         tensors: the tensors of that file, in its order.
         alignment: to how many bytes their data is aligned.
@@ -38,8 +39,11 @@ class HuggingFaceModel:
 
     missing: tuple[Tensor, ...] = ()
 
-    def __init__(self, checkpoint: Checkpoint, conversion: Conversion) -> None:
-        self.path = checkpoint.folder
+    def __init__(
+        self, checkpoint: Checkpoint, conversion: Conversion, hub: HubFolder | None = None
+    ) -> None:
+        self.path = checkpoint.folder if hub is None else Path(hub.location)
+        self._hub = hub
         self.header_bytes = conversion.header
         self.tensors = conversion.tensors
         self.alignment = conversion.alignment
@@ -51,9 +55,14 @@ class HuggingFaceModel:
         self._cache = PartCache()
 
     @property
+    def is_of_hub(self) -> bool:
+        """Whether its weights may have to be downloaded."""
+        return self._hub is not None
+
+    @property
     def files(self) -> tuple[Path, ...]:
-        """The files of the folder that it is made of."""
-        return self._checkpoint.files
+        """The files here that it is made of, which no output may replace."""
+        return self._checkpoint.files if self._hub is None else ()
 
     @cached_property
     def header(self) -> _core.Header:
@@ -97,11 +106,11 @@ class HuggingFaceModel:
         return SourceReference(
             "huggingface",
             str(self.path),
-            self.path.resolve().name,
+            checkpoint.folder.resolve().name,
             self.architecture,
             digest.hexdigest(),
-            tuple(map(str, checkpoint.files)),
-            checkpoint.file_bytes,
+            tuple(map(str, self.files)),
+            checkpoint.file_bytes if self.files else (),
             self.bytes,
             self.weights,
         )
@@ -116,6 +125,14 @@ class HuggingFaceModel:
             file.flush()
             header: _core.Header = read(os.fsencode(file.name))
             return header
+
+    def fetch(self, progress: OnFetched = None) -> None:
+        """Download the weights of a model of the Hub, as far as they are not here.
+
+        progress: called with bytes that are here, bytes in all and a file. Raises ModelFileError.
+        """
+        if self._hub is not None:
+            self._hub.fetch(progress)
 
     def require_data(self) -> None:
         """Raise ModelFileError where a file has another size than when the folder was opened."""
@@ -159,6 +176,8 @@ class HuggingFaceModel:
         np.frombuffer(out, np.uint8)[:] = data[skipped : skipped + len(out)]
 
     def _read_range(self, path: Path, offset: int, size: int) -> npt.NDArray[np.uint8]:
+        if self._hub is not None:
+            path = self._hub.file(path.name)
         data = np.empty(size, np.uint8)
         view = data.data
         try:
@@ -178,23 +197,33 @@ class HuggingFaceModel:
         return data
 
 
-def open_folder(
-    folder: str | os.PathLike[str],
+def open_huggingface(
+    model: str | os.PathLike[str],
     out_type: str = "auto",
     *,
     as_projector: bool = False,
     trusts_code: bool = False,
 ) -> HuggingFaceModel:
-    """Read configuration, vocabulary and headers of a folder, and no weights.
+    """Read configuration, vocabulary and headers of a model, and no weights.
 
+    model: a folder, or an ID of the Hub, ``OWNER/NAME`` or ``OWNER/NAME@REVISION``.
     out_type: what upstream's converter calls --outtype: auto, bf16, f16, f32 or q8_0.
     as_projector: the multimodal projector (mmproj) instead of the language model.
-    trusts_code: whether Python files in the folder may be run.
+    trusts_code: whether Python files of the model may be run.
 
     Raises ModelFileError, and UsageError where the extra ``hf`` is not installed.
     """
     if out_type not in OUT_TYPES:
         raise UsageError(f"{out_type} is not an output type.", f"one of {', '.join(OUT_TYPES)}")
-    checkpoint = open_checkpoint(Path(folder))
-    conversion = run_converter(checkpoint, out_type, as_projector=as_projector, trusts=trusts_code)
-    return HuggingFaceModel(checkpoint, conversion)
+    hub = HubFolder(os.fspath(model)) if is_hub_id(model) else None
+    try:
+        checkpoint = open_checkpoint(Path(model) if hub is None else hub.path)
+        conversion = run_converter(
+            checkpoint, out_type, as_projector=as_projector, trusts=trusts_code
+        )
+    except ApexError as error:
+        if hub is None:
+            raise
+        message = error.message.replace(str(hub.path), hub.location)
+        raise type(error)(message, error.hint) from None
+    return HuggingFaceModel(checkpoint, conversion, hub)
