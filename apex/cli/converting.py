@@ -28,7 +28,8 @@ class ConvertArguments(QuietArgument, JsonArgument, OverwriteArgument):
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="A Hugging Face folder with safetensors files, or an ID of the Hub.",
+            help="A Hugging Face folder with safetensors files, or a model of the Hub: OWNER/NAME "
+            "or OWNER/NAME@REVISION.",
         ),
     ]
     out: Annotated[

@@ -46,6 +46,7 @@ COMMANDS = (
         "convert",
         (
             "apex convert folder -o model.gguf",
+            "apex convert Qwen/Qwen3-30B-A3B -o model.gguf --outtype q8_0",
             "apex convert folder -o mmproj-model.gguf --mmproj",
         ),
     ),

@@ -10,6 +10,7 @@ import typer
 
 from apex.cli.arguments import (
     FILES,
+    MODEL_OR_FOLDER,
     TIER,
     JsonArgument,
     OverwriteArgument,
@@ -37,7 +38,7 @@ class TargetArguments:
     """What is made of which model, and where it goes."""
 
     model: Annotated[
-        Path | None, typer.Argument(metavar="MODEL", help="A GGUF file; of shards, the first.")
+        Path | None, typer.Argument(metavar="MODEL", help=MODEL_OR_FOLDER)
     ] = None
     out: Annotated[Path | None, typer.Argument(metavar="OUT", help="The file to write.")] = None
     tier: Annotated[

@@ -56,7 +56,7 @@ def convert(
 ) -> ConvertResult:
     """Write the GGUF file that llama.cpp's converter would write, byte for byte.
 
-    model: a folder or an ID of the Hub, or what ``open_huggingface`` gave; then it has its type already.
+    model: a folder, an ID of the Hub, or what ``open_huggingface`` gave, whose type is chosen.
     out_type, as_projector, trusts_code: as in ``open_huggingface``.
     overwrite: whether an output that exists may be replaced.
     progress: called after every part.

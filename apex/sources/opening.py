@@ -19,8 +19,8 @@ Model = ModelFile | HuggingFaceModel
 def open_source(model: str | os.PathLike[str] | SourceReference) -> Model:
     """The model at a path, or the one that a plan was made for, which must not have changed.
 
-    A folder is one of Hugging Face. ``OWNER/NAME`` or ``OWNER/NAME@REVISION`` is a model of the Hub,
-    unless it is a path of something here. Everything else is a GGUF file.
+    A folder is one of Hugging Face. ``OWNER/NAME`` or ``OWNER/NAME@REVISION`` is a model of the
+    Hub, unless it is a path of something here. Everything else is a GGUF file.
 
     Raises ModelFileError, and UsageError where the extra ``hf`` is needed and not installed.
     """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from support.huggingface import write_sentencepiece
+from support.huggingface import write_large
 
 import apex
 from apex.sources import HuggingFaceModel, open_huggingface
@@ -39,43 +38,6 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Watched:
         return sizes
 
     return watch
-
-
-def write_large(folder: Path, layers: int) -> int:
-    """A Llama of which there are only the headers; the rest of its file are holes. Its size."""
-    folder.mkdir()
-    write_sentencepiece(folder)
-    hidden, width, heads, vocabulary = 16384, 53248, 128, 400
-    config = {
-        **{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "rms_norm_eps": 1e-5},
-        **{"hidden_size": hidden, "intermediate_size": width, "num_hidden_layers": layers},
-        **{"num_attention_heads": heads, "num_key_value_heads": heads, "vocab_size": vocabulary},
-        "max_position_embeddings": 4096,
-    }
-    (folder / "config.json").write_text(json.dumps(config))
-    shapes = {"model.embed_tokens": (vocabulary, hidden), "lm_head": (vocabulary, hidden)}
-    shapes["model.norm"] = (hidden,)
-    for layer in range(layers):
-        shapes |= {
-            f"model.layers.{layer}.{name}": shape
-            for name, shape in {
-                "input_layernorm": (hidden,),
-                "post_attention_layernorm": (hidden,),
-                **{f"self_attn.{x}_proj": (hidden, hidden) for x in "qkvo"},
-                "mlp.gate_proj": (width, hidden),
-                "mlp.up_proj": (width, hidden),
-                "mlp.down_proj": (hidden, width),
-            }.items()
-        }
-    header, end = {}, 0
-    for name, shape in shapes.items():
-        start, end = end, end + 2 * int(np.prod(shape))
-        header[f"{name}.weight"] = {"dtype": "BF16", "shape": shape, "data_offsets": (start, end)}
-    data = json.dumps(header).encode()
-    with (folder / "model.safetensors").open("wb") as file:
-        file.write(len(data).to_bytes(8, "little") + data)
-        file.truncate(8 + len(data) + end)
-    return end
 
 
 def test_a_plan_of_a_terabyte_reads_headers_only(tmp_path: Path, watched: Watched) -> None:

@@ -71,7 +71,17 @@ class HubFolder:
         self._folder = tempfile.TemporaryDirectory(prefix="apex-hub-")
         self.path = Path(self._folder.name) / self.name  # upstream takes names from it
         self.path.mkdir()
-        self._fill()
+        with self.naming():
+            self._fill()
+
+    @contextmanager
+    def naming(self) -> Iterator[None]:
+        """Errors about the folder become errors about the model of the Hub."""
+        try:
+            yield
+        except ApexError as error:
+            message = error.message.replace(str(self.path), self.location)
+            raise type(error)(message, error.hint) from None
 
     def file(self, name: str) -> Path:
         """Where a safetensors file is; downloads it if it is not here. From any thread.

@@ -6,6 +6,7 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Mapping
+from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from apex import _core
-from apex.errors import ApexError, ModelFileError, UsageError
+from apex.errors import ModelFileError, UsageError
 from apex.sources.gguf import Metadata, is_projector
 from apex.sources.huggingface.cache import PartCache
 from apex.sources.huggingface.checkpoint import Checkpoint, open_checkpoint
@@ -216,14 +217,9 @@ def open_huggingface(
     if out_type not in OUT_TYPES:
         raise UsageError(f"{out_type} is not an output type.", f"one of {', '.join(OUT_TYPES)}")
     hub = HubFolder(os.fspath(model)) if is_hub_id(model) else None
-    try:
+    with nullcontext() if hub is None else hub.naming():
         checkpoint = open_checkpoint(Path(model) if hub is None else hub.path)
         conversion = run_converter(
             checkpoint, out_type, as_projector=as_projector, trusts=trusts_code
         )
-    except ApexError as error:
-        if hub is None:
-            raise
-        message = error.message.replace(str(hub.path), hub.location)
-        raise type(error)(message, error.hint) from None
     return HuggingFaceModel(checkpoint, conversion, hub)
