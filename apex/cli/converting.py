@@ -73,8 +73,8 @@ def fetch(model: Source, printer: Printer) -> None:
 def convert(given: ConvertArguments) -> None:
     """Write a Hugging Face model as a GGUF file, with the bytes of llama.cpp's converter.
 
-    It needs pip install 'apex-quant[hf]'. To quantize, no file in between is needed: every command
-    that plans, quantizes or verifies takes the folder itself.
+    It needs what the extra hf of apex-quant brings. To plan, quantize or verify, no file in between
+    is needed: those commands take what this one takes.
     """
     import apex
     from apex.files import check_output

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from apex.cli import output
-from apex.cli.arguments import JsonArgument, ModelArgument
+from apex.cli.arguments import JsonArgument, SourceArgument
 from apex.cli.output import Printer, Table
 from apex.errors import ModelFileError
 
@@ -26,7 +26,7 @@ _ITEMS = 6
 
 
 @dataclass(frozen=True, kw_only=True)
-class InspectArguments(JsonArgument, ModelArgument):
+class InspectArguments(JsonArgument, SourceArgument):
     """What ``apex inspect`` is given."""
 
     tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import typer
 
 from apex.cli.arguments import (
+    ANY_MODEL,
     FILES,
-    MODEL_OR_FOLDER,
     TIER,
     JsonArgument,
     OverwriteArgument,
@@ -37,9 +37,7 @@ _AUTO = "Making an importance matrix, with --imatrix auto"
 class TargetArguments:
     """What is made of which model, and where it goes."""
 
-    model: Annotated[
-        Path | None, typer.Argument(metavar="MODEL", help=MODEL_OR_FOLDER)
-    ] = None
+    model: Annotated[Path | None, typer.Argument(metavar="MODEL", help=ANY_MODEL)] = None
     out: Annotated[Path | None, typer.Argument(metavar="OUT", help="The file to write.")] = None
     tier: Annotated[
         list[str] | None,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from apex.cli.arguments import JsonArgument, QuietArgument, ThreadsArgument
+from apex.cli.arguments import ANY_MODEL, JsonArgument, QuietArgument, ThreadsArgument
 from apex.cli.calibrating import usable_matrix
 from apex.cli.converting import fetch
 from apex.cli.output import Printer, Table
@@ -29,7 +29,9 @@ class VerifyArguments(QuietArgument, JsonArgument, ThreadsArgument):
     """What ``apex verify`` is given."""
 
     quantized: Annotated[Path, typer.Argument(metavar="QUANTIZED", help="The file to check.")]
-    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="What it was made from.")]
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help=f"What it was made from. {ANY_MODEL}")
+    ]
     imatrix: Annotated[
         Path | None,
         typer.Option(
