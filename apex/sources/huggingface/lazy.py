@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from apex import _core
+
 __all__ = ["Lazy", "Ranges"]
 
 # Reads a range of a file: (path, offset, size) to a writable array of uint8.
@@ -86,7 +88,7 @@ class Lazy:
         if stacked is not None:
             return self._torch.stack([self._whole(each) for each in stacked[start:stop]], dim=0)
         part = self._part(_source_of(node), start, stop)
-        return node._func(part, *node._args[1:], **node._kwargs)
+        return _result(node, (part, *node._args[1:]))
 
     def _whole(self, root: Any) -> Any:
         uses = Counter(id(node) for node in _uses(root))
@@ -100,7 +102,7 @@ class Lazy:
             if _range_of(node) is not None:
                 result = self._leaf(node, 0, None)
             else:
-                result = node._func(*_mapped(node._args, value), **node._kwargs)
+                result = _result(node, _mapped(node._args, value))
             if uses[id(node)] > 1:
                 known[id(node)] = result
             return result
@@ -119,6 +121,16 @@ class Lazy:
             shape = (stop - start, *shape[1:])
         data = self._read(place.filename, place.offset + first, size)
         return self._torch.from_numpy(data).view(node._meta.dtype).reshape(shape)
+
+
+def _result(node: Any, arguments: Any) -> Any:
+    """What a node's operation makes of its arguments."""
+    if _name_of(node._func) == _QUANTIZATION and node._func.__self__.qtype.name == "BF16":
+        try:  # the same bytes, many times faster
+            return _core.quantize(np.ascontiguousarray(arguments[0], np.float32), "BF16")
+        except (_core.BadDataError, ValueError, TypeError):  # NaN, or more dimensions
+            pass
+    return node._func(*arguments, **node._kwargs)
 
 
 def _is_lazy(value: Any) -> bool:
