@@ -13,6 +13,7 @@ from apex.cli.arguments import FILES, JsonArgument, OverwriteArgument, QuietArgu
 from apex.cli.output import Printer
 from apex.cli.progress import showing_progress
 from apex.cli.stopping import ending
+from apex.errors import UsageError
 
 if TYPE_CHECKING:
     from apex import Source
@@ -49,6 +50,13 @@ class ConvertArguments(QuietArgument, JsonArgument, OverwriteArgument):
         bool,
         typer.Option("--mmproj", help="Write the projector of a vision or audio model instead."),
     ] = False
+    mtp: Annotated[
+        bool,
+        typer.Option("--mtp", help="Write the multi-token-prediction head alone, a draft model."),
+    ] = False
+    no_mtp: Annotated[
+        bool, typer.Option("--no-mtp", help="Leave out the multi-token-prediction head.")
+    ] = False
     trust_remote_code: Annotated[
         bool,
         typer.Option(
@@ -81,11 +89,16 @@ def convert(given: ConvertArguments) -> None:
     from apex.sources import open_huggingface
 
     printer = Printer(quiet=given.quiet, json=given.json)
+    if given.mtp + given.no_mtp + given.mmproj > 1:
+        raise UsageError(
+            "--mtp, --no-mtp and --mmproj exclude each other.", "make one file after the other"
+        )
     check_output([given.out], overwrite=given.overwrite)  # before anything that takes long
     model = open_huggingface(
         given.source,
         given.outtype,
         as_projector=given.mmproj,
+        mtp="only" if given.mtp else "none" if given.no_mtp else "keep",
         trusts_code=given.trust_remote_code,
     )
     fetch(model, printer)

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from apex.conversion.writing import ConvertResult, convert
+from apex.conversion.writing import ConvertResult, convert, converted_bytes
 
-__all__ = ["ConvertResult", "convert"]
+__all__ = ["ConvertResult", "convert", "converted_bytes"]

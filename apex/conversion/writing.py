@@ -14,7 +14,7 @@ from apex.errors import UsageError
 from apex.files import OutputFile, OutputSet, check_output
 from apex.sources import HuggingFaceModel, Tensor, open_huggingface
 
-__all__ = ["ConvertResult", "convert"]
+__all__ = ["ConvertResult", "convert", "converted_bytes"]
 
 # Rows are converted in parts of about this size, and of one row or one expert at least.
 _PART_BYTES = 64 << 20
@@ -50,6 +50,7 @@ def convert(
     *,
     out_type: str = "auto",
     as_projector: bool = False,
+    mtp: str = "keep",
     trusts_code: bool = False,
     overwrite: bool = False,
     progress: OnProgress = None,
@@ -57,7 +58,7 @@ def convert(
     """Write the GGUF file that llama.cpp's converter would write, byte for byte.
 
     model: a folder, an ID of the Hub, or what ``open_huggingface`` gave, whose type is chosen.
-    out_type, as_projector, trusts_code: as in ``open_huggingface``.
+    out_type, as_projector, mtp, trusts_code: as in ``open_huggingface``.
     overwrite: whether an output that exists may be replaced.
     progress: called after every part.
 
@@ -72,9 +73,9 @@ def convert(
     check_output([path], overwrite=overwrite)  # before anything that takes long
     if not isinstance(model, HuggingFaceModel):
         model = open_huggingface(
-            model, out_type, as_projector=as_projector, trusts_code=trusts_code
+            model, out_type, as_projector=as_projector, mtp=mtp, trusts_code=trusts_code
         )
-    size = _file_bytes(model)
+    size = converted_bytes(model)
     check_output([path], model.files, overwrite=overwrite, size=size)
     model.require_data()
     with OutputSet([path]) as outputs:
@@ -84,7 +85,8 @@ def convert(
     return ConvertResult(path, size, len(model.tensors), model.weights, model.architecture, seconds)
 
 
-def _file_bytes(model: HuggingFaceModel) -> int:
+def converted_bytes(model: HuggingFaceModel) -> int:
+    """The size of the GGUF file."""
     aligned = (-(-tensor.bytes // model.alignment) * model.alignment for tensor in model.tensors)
     return len(model.header_bytes) + sum(aligned)
 

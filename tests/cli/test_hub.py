@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from support.commands import Apex
 from support.hub import COMMIT, Hub, serving
 from support.huggingface import write_large
@@ -105,3 +106,20 @@ def test_a_broken_model_is_called_by_its_id(apex_hub: Apex, hub: Hub, tmp_path: 
     assert f"owner/name@{COMMIT} has its weights only as pickle files" in result.stderr
     assert weights(hub) == 0
     assert hub.sent["pytorch_model.bin"] == 0
+
+
+def test_a_model_of_the_hub_is_published(apex_hub: Apex, folder: Path) -> None:
+    command = ("publish", "owner/name", "-o", "out", "--tier", "quality")
+    planned = apex_hub(*command, "--dry-run", "--json")
+    assert planned.returncode == 0, planned.stderr
+    assert [each["step"] for each in json.loads(planned.stdout)][:2] == ["fetch", "quantize"]
+    assert not (folder / "out").exists()
+    done = apex_hub(*command)
+    assert done.returncode == 0, done.stderr
+    assert "fetch: not made yet" in done.stderr
+    assert apex_hub(*command).stdout == "out is complete and up to date\n"
+    state = json.loads((folder / "out" / "publish.json").read_text())
+    assert state["steps"]["fetch"]["needs"]["model"].startswith(f"owner/name@{COMMIT}")
+    _, front, _ = (folder / "out" / "README.md").read_text().split("---\n", 2)
+    assert yaml.safe_load(front)["base_model"] == "owner/name"
+    assert (folder / "out" / "name-APEX-Quality.gguf").exists()

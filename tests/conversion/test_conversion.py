@@ -27,7 +27,8 @@ OTHERS = [case for case in EVERY if case[0] != "llama"]
 def options_of(options: tuple[str, ...]) -> dict[str, Any]:
     """Options of upstream's script as apex has them."""
     kind = options[options.index("--outtype") + 1] if "--outtype" in options else "auto"
-    return {"out_type": kind, "as_projector": "--mmproj" in options}
+    head = "none" if "--no-mtp" in options else "only" if "--mtp" in options else "keep"
+    return {"out_type": kind, "as_projector": "--mmproj" in options, "mtp": head}
 
 
 def check(folder: Path, output: Path, model: str, options: tuple[str, ...]) -> None:

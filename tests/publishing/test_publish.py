@@ -288,7 +288,7 @@ def test_the_template_is_a_publication(tmp_path: Path) -> None:
     file = tmp_path / "publish.toml"
     file.write_text(template())
     found = load_publication(file, {"chunks": 3})
-    assert found.model == tmp_path / "model-f16.gguf"
+    assert found.model == Path("OWNER/NAME")
     assert found.chunks == 3
     assert found.speed and found.built_in
     assert found.card.base_model is None
@@ -298,6 +298,7 @@ def test_the_template_is_a_publication(tmp_path: Path) -> None:
     file.write_text(every)
     found = load_publication(file, {})
     assert found.split_max_size == 45 * 10**9
+    assert found.mmproj and not found.mtp
     assert found.card.languages == ("en",)
     assert found.hellaswag == tmp_path / "hellaswag_val_full.txt"
 

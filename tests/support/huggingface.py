@@ -327,7 +327,7 @@ def deepseek_fp8(folder: Path) -> Path:
 CONVERSIONS: dict[Any, tuple[tuple[str, ...], ...]] = {
     llama: ((), ("--outtype", "bf16"), ("--outtype", "f16"), ("--outtype", "f32")),
     qwen3_moe: ((), ("--outtype", "f32"), ("--outtype", "q8_0")),
-    qwen3_next: ((),),
+    qwen3_next: ((), ("--no-mtp",), ("--mtp",)),
     qwen3_5_moe: (("--mmproj",), ("--mmproj", "--outtype", "f16")),
     deepseek_v3: ((), ("--outtype", "f32")),
     deepseek_fp8: ((), ("--outtype", "q8_0")),
@@ -354,6 +354,14 @@ def _write_logits(folder: Path, output: Path) -> None:
         np.save(output, model(torch.tensor([TOKENS])).logits[0].numpy())
 
 
+def _forget_options(base: Any) -> None:
+    """What the script's options leave on its classes."""
+    for each in base.__subclasses__():
+        for name in {"no_mtp", "mtp_only"} & vars(each).keys():
+            delattr(each, name)
+        _forget_options(each)
+
+
 def main(folder: Path, *names: str) -> None:
     """Make models, their conversions and their logits."""
     sys.path[:0] = [str(UPSTREAM), str(UPSTREAM / "gguf-py")]
@@ -367,6 +375,7 @@ def main(folder: Path, *names: str) -> None:
             output = folder / name_of(make.__name__, options)
             sys.argv = ["convert_hf_to_gguf.py", str(made), "--outfile", str(output), *options]
             convert_hf_to_gguf.main()
+            _forget_options(convert_hf_to_gguf.ModelBase)
         if make in RUN:
             _write_logits(made, folder / f"{make.__name__}.npy")
 

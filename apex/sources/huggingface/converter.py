@@ -19,7 +19,7 @@ from apex.sources.huggingface.checkpoint import Checkpoint
 from apex.sources.huggingface.upstream import load_upstream, require_extra, trusts_code
 from apex.sources.source import Tensor
 
-__all__ = ["OUT_TYPES", "Conversion", "run_converter"]
+__all__ = ["MTP", "OUT_TYPES", "Conversion", "run_converter"]
 
 # What --outtype can be, and upstream's names for it.
 OUT_TYPES = {
@@ -29,6 +29,8 @@ OUT_TYPES = {
     "f32": "ALL_F32",
     "q8_0": "MOSTLY_Q8_0",
 }
+# What can become of a multi-token-prediction head, and what upstream's classes are told.
+MTP: dict[str, dict[str, bool]] = {"keep": {}, "none": {"no_mtp": True}, "only": {"mtp_only": True}}
 _LOGGERS = ("hf-to-gguf", "apex_upstream", "transformers")
 
 # Logging and imports belong to the whole process.
@@ -55,7 +57,7 @@ class Conversion:
 
 
 def run_converter(
-    checkpoint: Checkpoint, out_type: str, *, as_projector: bool, trusts: bool
+    checkpoint: Checkpoint, out_type: str, *, as_projector: bool, mtp: str, trusts: bool
 ) -> Conversion:
     """Convert all but the weights. Raises ModelFileError and UsageError."""
     require_extra()
@@ -63,7 +65,7 @@ def run_converter(
     try:
         with _one_at_a_time, _hushed() as said:
             try:
-                return _convert(checkpoint.folder, OUT_TYPES[out_type], as_projector)
+                return _convert(checkpoint.folder, OUT_TYPES[out_type], as_projector, mtp)
             except ApexError:
                 raise
             except (Exception, SystemExit) as error:
@@ -72,7 +74,7 @@ def run_converter(
         trusts_code.reset(trusted)
 
 
-def _convert(folder: Path, out_type: str, as_projector: bool) -> Conversion:
+def _convert(folder: Path, out_type: str, as_projector: bool, mtp: str) -> Conversion:
     upstream = load_upstream()
     torch: Any = import_module("torch")
     kind = upstream.ModelType.MMPROJ if as_projector else upstream.ModelType.TEXT
@@ -81,6 +83,8 @@ def _convert(folder: Path, out_type: str, as_projector: bool) -> Conversion:
         settings = upstream.ModelBase.load_hparams(folder, False)
         architecture = upstream.get_model_architecture(settings, kind)
         model_class = _class_of(upstream, folder, architecture, as_projector)
+        if MTP[mtp]:
+            model_class = _with_mtp(model_class, folder, mtp)
         gguf = load_gguf(upstream)
         model = model_class(folder, getattr(gguf.LlamaFileType, out_type), path)
         model.prepare_tensors()
@@ -122,6 +126,17 @@ def _class_of(upstream: ModuleType, folder: Path, architecture: str, as_projecto
         f"llama.cpp's converter does not know the architecture {architecture} of {folder}.",
         "a newer apex may",
     )
+
+
+def _with_mtp(model_class: Any, folder: Path, mtp: str) -> Any:
+    """The same class, told what to do with the head."""
+    if not model_class.supports_mtp_export:
+        raise ModelFileError(
+            f"llama.cpp's converter cannot part {folder} from a multi-token-prediction head.",
+            "leave out --mtp and --no-mtp",
+        )
+    own = {"model_arch": model_class.model_arch, **MTP[mtp]}
+    return type(model_class.__name__, (model_class,), own)
 
 
 def _shape(shape: Any) -> tuple[int, ...]:

@@ -19,7 +19,7 @@ from apex.errors import ModelFileError, UsageError
 from apex.sources.gguf import Metadata, is_projector
 from apex.sources.huggingface.cache import PartCache
 from apex.sources.huggingface.checkpoint import Checkpoint, open_checkpoint
-from apex.sources.huggingface.converter import OUT_TYPES, Conversion, run_converter
+from apex.sources.huggingface.converter import MTP, OUT_TYPES, Conversion, run_converter
 from apex.sources.huggingface.hub import HubFolder, OnFetched, is_hub_id
 from apex.sources.huggingface.lazy import Lazy
 from apex.sources.source import SourceReference, Tensor
@@ -203,6 +203,7 @@ def open_huggingface(
     out_type: str = "auto",
     *,
     as_projector: bool = False,
+    mtp: str = "keep",
     trusts_code: bool = False,
 ) -> HuggingFaceModel:
     """Read configuration, vocabulary and headers of a model, and no weights.
@@ -210,16 +211,19 @@ def open_huggingface(
     model: a folder, or an ID of the Hub, ``OWNER/NAME`` or ``OWNER/NAME@REVISION``.
     out_type: what upstream's converter calls --outtype: auto, bf16, f16, f32 or q8_0.
     as_projector: the multimodal projector (mmproj) instead of the language model.
+    mtp: what becomes of a multi-token-prediction head: keep, none, or only the head.
     trusts_code: whether Python files of the model may be run.
 
     Raises ModelFileError, and UsageError where the extra ``hf`` is not installed.
     """
     if out_type not in OUT_TYPES:
         raise UsageError(f"{out_type} is not an output type.", f"one of {', '.join(OUT_TYPES)}")
+    if mtp not in MTP:
+        raise UsageError(f"mtp={mtp!r} means nothing.", f"one of {', '.join(MTP)}")
     hub = HubFolder(os.fspath(model)) if is_hub_id(model) else None
     with nullcontext() if hub is None else hub.naming():
         checkpoint = open_checkpoint(Path(model) if hub is None else hub.path)
         conversion = run_converter(
-            checkpoint, out_type, as_projector=as_projector, trusts=trusts_code
+            checkpoint, out_type, as_projector=as_projector, mtp=mtp, trusts=trusts_code
         )
     return HuggingFaceModel(checkpoint, conversion, hub)
