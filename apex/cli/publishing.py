@@ -91,7 +91,9 @@ def _show(pipeline: Pipeline, due: list[Due], printer: Printer) -> None:
     printer.table(table)
     free = free_bytes(pipeline.planned.folder)
     has = "" if free is None else f"; {size(free)} are free"
-    printer.line(f"all files: {size(pipeline.planned.bytes)}{has}")
+    total, kept = sum(item.step.bytes for item in due), pipeline.planned.bytes
+    until = f", and {size(total - kept)} until the end" if total > kept else ""
+    printer.line(f"all files: {size(kept)}{until}{has}")
 
 
 def _data(due: list[Due]) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -64,13 +65,13 @@ def hub() -> Any:
     # apex shows progress in its own form.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
-        import huggingface_hub
-        import huggingface_hub.errors
+        library = import_module("huggingface_hub")
+        import_module("huggingface_hub.errors")
     except ImportError:
         raise UsageError(
             "Uploading needs huggingface_hub.", "pip install 'apex-quant[hf]' brings it"
         ) from None
-    return huggingface_hub
+    return library
 
 
 def _compare(planned: Planned, api: Any, repository: str) -> None:
