@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import struct
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,8 +79,10 @@ class BaseFileWriter:
         self._tokens = np.ascontiguousarray(chunks, "<i4")
 
     def __enter__(self) -> BaseFileWriter:
-        self._output.__enter__()
-        self._file.write(self._start + self._tokens.tobytes())
+        with ExitStack() as undo:  # a disk that is full already leaves nothing
+            undo.enter_context(self._output)
+            self._file.write(self._start + self._tokens.tobytes())
+            undo.pop_all()
         return self
 
     def __exit__(self, *error: Any) -> None:

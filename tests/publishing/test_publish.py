@@ -331,3 +331,40 @@ def test_nothing_is_written_before_all_is_checked(asked: Publication, tmp_path: 
     with pytest.raises(UsageError, match="no text to calibrate on"):
         Pipeline(replace(asked, texts=()))
     assert not asked.folder.exists()
+
+
+LIMITED = """
+import resource, runpy, sys
+size = int(sys.argv.pop(1))
+resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+runpy.run_module("apex", run_name="__main__")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of files are those of Unix")
+def test_a_disk_that_becomes_full(asked: Publication, tmp_path: Path) -> None:
+    """In whatever stage: one sentence, nothing half-written, and the rerun goes on."""
+    run(asked)
+    options = ["publish", str(asked.model), "-o", "full", "--tier", "quality", "--tier", "mini"]
+    options += ["-f", "text.txt", "--no-built-in", "--chunks", "2", "--evaluate-on", "judge.txt"]
+    options += ["--evaluate-chunks", "2"]
+    full = tmp_path / "full"
+
+    def publish(*more: str, limit: int = 1 << 30) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", LIMITED, str(limit), *options, *more]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    for stage in ("calibrate", "quantize", "verify", "evaluate", "report"):
+        state = full / "publish.json"
+        limit = 1500 + (state.stat().st_size if state.exists() else 0)  # for that one alone
+        failed = publish("--only", stage, limit=limit)
+        assert failed.returncode == 6, (stage, failed.stderr)
+        assert failed.stderr.count("error: ") == 1 and "hint: " in failed.stderr
+        assert "Traceback" not in failed.stderr and "internal error" not in failed.stderr
+        assert not list(full.rglob("*.partial")), stage
+        done = publish("--only", stage)
+        assert done.returncode == 0, done.stderr
+        assert "was interrupted" in done.stderr
+    assert publish().returncode == 0
+    assert contents(full) == contents(asked.folder)
