@@ -63,8 +63,6 @@ def _open(path: Path) -> tuple[Model, str]:
     try:
         return open_source(path), ""
     except ModelFileError as error:
-        if path.is_dir():
-            raise
         try:  # a shard without the others, or a vocabulary without tensors, can still be shown
             header = _core.Header.read(os.fsencode(path))
             all(header.keys())

@@ -18,7 +18,7 @@ from apex.sources import (
     HuggingFaceModel,
     Model,
     ModelFile,
-    is_hub_id,
+    is_huggingface,
     open_huggingface,
     open_model,
 )
@@ -167,7 +167,7 @@ class Planned:
 
 
 def _open(asked: Publication) -> Model:
-    if asked.model.is_dir() or is_hub_id(asked.model):
+    if is_huggingface(asked.model):
         return open_huggingface(asked.model, mtp="keep" if asked.mtp else "none")
     for is_wanted, option in ((not asked.mtp, "--no-mtp"), (asked.mmproj, "--mmproj")):
         if is_wanted:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from apex.sources.gguf import ModelFile, is_projector, open_model, shard_path
-from apex.sources.huggingface import HuggingFaceModel, is_hub_id, open_huggingface
+from apex.sources.huggingface import HuggingFaceModel, is_hub_id, is_huggingface, open_huggingface
 from apex.sources.opening import Model, check_same, open_source, require_file
 from apex.sources.source import Source, SourceReference, Tensor
 
@@ -16,6 +16,7 @@ __all__ = [
     "Tensor",
     "check_same",
     "is_hub_id",
+    "is_huggingface",
     "is_projector",
     "open_huggingface",
     "open_model",

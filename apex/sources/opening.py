@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from apex.errors import ModelFileError
 from apex.sources.gguf import ModelFile, open_model
-from apex.sources.huggingface import HuggingFaceModel, is_hub_id, open_huggingface
+from apex.sources.huggingface import HuggingFaceModel, is_huggingface, open_huggingface
 from apex.sources.source import Source, SourceReference
 
 __all__ = ["Model", "check_same", "open_source", "require_file"]
@@ -25,8 +24,7 @@ def open_source(model: str | os.PathLike[str] | SourceReference) -> Model:
     Raises ModelFileError, and UsageError where the extra ``hf`` is needed and not installed.
     """
     if not isinstance(model, SourceReference):
-        is_huggingface = Path(model).is_dir() or is_hub_id(model)
-        return open_huggingface(model) if is_huggingface else open_model(model)
+        return open_huggingface(model) if is_huggingface(model) else open_model(model)
     if model.kind not in ("gguf", "huggingface"):
         raise ModelFileError(
             f"{model.name} is not a GGUF file ({model.kind}).",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from apex.sources.huggingface.hub import is_hub_id
+from apex.sources.huggingface.hub import is_hub_id, is_huggingface
 from apex.sources.huggingface.model import HuggingFaceModel, open_huggingface
 
-__all__ = ["HuggingFaceModel", "is_hub_id", "open_huggingface"]
+__all__ = ["HuggingFaceModel", "is_hub_id", "is_huggingface", "open_huggingface"]

@@ -17,7 +17,7 @@ from apex.errors import ApexError, ModelFileError
 from apex.sources.huggingface.checkpoint import READ_SUFFIXES, safetensors_names
 from apex.sources.huggingface.upstream import require_extra
 
-__all__ = ["HubFolder", "OnFetched", "is_hub_id"]
+__all__ = ["HubFolder", "OnFetched", "is_hub_id", "is_huggingface"]
 
 # (bytes that are here, bytes in all, the file)
 OnFetched = Callable[[int, int, str], None] | None
@@ -30,13 +30,19 @@ _REQUESTS = 8
 _NO_TOKEN = "log in with hf auth login, or set HF_TOKEN"
 
 
+def is_huggingface(model: str | os.PathLike[str]) -> bool:
+    """Whether this is a folder, or written as an ID of the Hub."""
+    is_folder = os.path.isdir(model)  # noqa: PTH112 - no error where nobody may look
+    return is_folder or is_hub_id(model)
+
+
 def is_hub_id(model: str | os.PathLike[str]) -> bool:
     """Whether this is written as the Hub's IDs are, ``OWNER/NAME`` or ``OWNER/NAME@REVISION``.
 
     What exists here under that name is meant first, and a GGUF file is never one.
     """
     text = os.fspath(model)
-    if text.endswith(".gguf") or Path(text).exists():
+    if text.endswith(".gguf") or os.path.lexists(text):
         return False
     return _ID.fullmatch(text) is not None
 

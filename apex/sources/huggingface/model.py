@@ -9,10 +9,7 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any
 
 from apex import _core
 from apex.errors import ModelFileError, UsageError
@@ -21,8 +18,11 @@ from apex.sources.huggingface.cache import PartCache
 from apex.sources.huggingface.checkpoint import Checkpoint, open_checkpoint
 from apex.sources.huggingface.converter import MTP, OUT_TYPES, Conversion, run_converter
 from apex.sources.huggingface.hub import HubFolder, OnFetched, is_hub_id
-from apex.sources.huggingface.lazy import Lazy
 from apex.sources.source import SourceReference, Tensor
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 __all__ = ["HuggingFaceModel", "open_huggingface"]
 
@@ -43,6 +43,8 @@ class HuggingFaceModel:
     def __init__(
         self, checkpoint: Checkpoint, conversion: Conversion, hub: HubFolder | None = None
     ) -> None:
+        from apex.sources.huggingface.lazy import Lazy  # with numpy, which a plan can do without
+
         self.path = checkpoint.folder if hub is None else Path(hub.location)
         self._hub = hub
         self.header_bytes = conversion.header
@@ -174,9 +176,11 @@ class HuggingFaceModel:
 
         key = (tensor.name, start, stop)
         data = self._cache.part(key, len(out), make)
-        np.frombuffer(out, np.uint8)[:] = data[skipped : skipped + len(out)]
+        out.cast("B")[:] = data.data[skipped : skipped + len(out)]
 
     def _read_range(self, path: Path, offset: int, size: int) -> npt.NDArray[np.uint8]:
+        import numpy as np
+
         if self._hub is not None:
             path = self._hub.file(path.name)
         data = np.empty(size, np.uint8)
