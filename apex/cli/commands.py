@@ -110,6 +110,7 @@ COMMANDS = (
         (
             "apex eval q4.gguf q6.gguf -r f16.gguf -f wiki.test.raw -o results.json",
             "apex eval q4.gguf --hellaswag hellaswag_val_full.txt --tasks 400",
+            "apex eval q4.gguf --harness gsm8k,ifeval --harness-chat",
             "apex eval q4.gguf --speed --cache-type-k q8_0 --cache-type-v q8_0",
             "apex eval -r f16.gguf -f wiki.test.raw --write-base f16.kld",
         ),

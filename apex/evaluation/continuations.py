@@ -33,7 +33,7 @@ class Continuations:
     def __init__(
         self, tokens: Iterable[Tokens], *, own: int = 1, prefix: int | None = None
     ) -> None:
-        """own: how many tokens every text needs beside what is shared; prefix: share at most so many."""
+        """own: how many tokens every text has to itself; prefix: how many are shared at most."""
         self.tokens = list(tokens)
         shortest = min(map(len, self.tokens))
         same = np.all([part[:shortest] == self.tokens[0][:shortest] for part in self.tokens], 0)

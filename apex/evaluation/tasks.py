@@ -195,7 +195,6 @@ def _read(
     return scores, firsts
 
 
-
 def _pairs(task: _Task, start: int) -> list[Pair]:
     pairs = []
     row = start + 1  # the row before is that of the context's last token
@@ -260,4 +259,3 @@ def _best(scores: npt.NDArray[np.float64], kind: str) -> int:
     if kind == "winogrande":
         return 0 if scores[0] > scores[1] else 1
     return int(np.argmax(scores))
-
