@@ -38,8 +38,12 @@ class HarnessOptions:
     run_code: bool = False
 
 
-def load(options: HarnessOptions) -> dict[str, Any]:
-    """The tasks with their data; the many that come with the harness are only read where needed."""
+def load(options: HarnessOptions) -> tuple[Any, dict[str, Any]]:
+    """A task manager, and tasks with their data. Raises UsageError.
+
+    The many tasks that come with the harness take seconds to list, and are left out where all that
+    is asked for is the user's own.
+    """
     from lm_eval.tasks import TaskManager
 
     folder = options.folder
@@ -68,7 +72,7 @@ def load(options: HarnessOptions) -> dict[str, Any]:
             raise _load_error(name, error) from None
         for kind, those in loaded.items():
             those.update(found.get(kind) or {})
-    return loaded
+    return manager, loaded
 
 
 def _load_error(name: str, error: Exception) -> UsageError:

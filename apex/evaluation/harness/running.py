@@ -42,7 +42,7 @@ class Harness:
             )
         self.options = options
         with _quietly(run_code=options.run_code):
-            self._loaded = load(options)
+            self._manager, self._loaded = load(options)
         unsafe = [name for name, task in self._loaded["tasks"].items() if _runs_code(task)]
         if unsafe and not options.run_code:
             raise UsageError(
@@ -74,6 +74,7 @@ class Harness:
                 results = simple_evaluate(
                     model=harness_model,
                     tasks=self._outermost(),
+                    task_manager=self._manager,
                     num_fewshot=asked.shots,
                     limit=asked.limit,
                     bootstrap_iters=_BOOTSTRAPS,
