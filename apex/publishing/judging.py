@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from apex.evaluation import EvalOptions, Evaluator, SpeedOptions
+from apex.evaluation import EvalOptions, Evaluator, HarnessOptions, SpeedOptions
 from apex.inference import RunOptions
 from apex.publishing.planned import Planned
 from apex.publishing.publication import Publication
@@ -23,7 +23,7 @@ def evaluate_steps(planned: Planned, quantized: Step) -> list[Step]:
     """
     asked = planned.asked
     text = asked.evaluate_on
-    if text is None and not asked.tasks and not asked.speed:
+    if text is None and not asked.tasks and not asked.harness and not asked.speed:
         return []
     # Its name is the model's: results say what they were compared with by the name of the file.
     base = None if text is None else planned.work / planned.name
@@ -42,6 +42,7 @@ def evaluate_steps(planned: Planned, quantized: Step) -> list[Step]:
             "content of the tasks": digest_of(*(p for _, p in asked.tasks))
             if asked.tasks
             else None,
+            "list of tasks of lm-evaluation-harness": _harness_words(asked),
             "measuring of speed": "yes" if asked.speed else None,
         },
         write_base=base,
@@ -87,8 +88,21 @@ def _options(asked: Publication) -> EvalOptions:
         text=asked.evaluate_on,
         chunks=asked.evaluate_chunks,
         tasks=[(kind, path, None) for kind, path in asked.tasks],
+        harness=HarnessOptions(
+            asked.harness, asked.harness_path, asked.harness_limit, chat=asked.harness_chat
+        )
+        if asked.harness
+        else None,
         speed=SpeedOptions() if asked.speed else None,
     )
+
+
+def _harness_words(asked: Publication) -> str | None:
+    """Which of its tasks, and how; None without any."""
+    if not asked.harness:
+        return None
+    how = [f"first {asked.harness_limit}"] if asked.harness_limit else []
+    return ", ".join([*asked.harness, *how, *(["chat template"] if asked.harness_chat else [])])
 
 
 def report_step(planned: Planned, evaluated: Sequence[Step]) -> Step:

@@ -44,6 +44,8 @@ built_in = true
 # evaluate_chunks = 100
 # hellaswag = "hellaswag_val_full.txt"
 # winogrande = "winogrande-debiased-eval.csv"
+# harness = ["gsm8k", "ifeval"]  # tasks of lm-evaluation-harness
+# harness_limit = 200           # of each the first so many
 speed = true
 # caches = true                 # what smaller KV caches cost
 
@@ -95,6 +97,8 @@ class Publication:
         evaluate_on: the text that judges; None for no perplexity and no divergence.
         evaluate_chunks: how many of its chunks at most.
         hellaswag, winogrande, multiple_choice: files of tasks.
+        harness, harness_path, harness_limit, harness_chat: tasks of lm-evaluation-harness, and how
+            they are run, as in ``HarnessOptions``.
         speed: whether speed is measured.
         caches: whether KV caches of fewer bits are compared, with the first tier.
         split_max_size: bytes of tensors in a shard at most; None for one file.
@@ -114,6 +118,10 @@ class Publication:
     hellaswag: Path | None = None
     winogrande: Path | None = None
     multiple_choice: Path | None = None
+    harness: tuple[str, ...] = ()
+    harness_path: Path | None = None
+    harness_limit: int | None = None
+    harness_chat: bool = False
     speed: bool = False
     caches: bool = False
     split_max_size: int | None = None
