@@ -38,8 +38,8 @@ class HarnessOptions:
     run_code: bool = False
 
 
-def load(options: HarnessOptions) -> tuple[Any, dict[str, Any]]:
-    """A task manager, and tasks with their data. Raises UsageError.
+def load(options: HarnessOptions) -> dict[str, Any]:
+    """Tasks with their data, and groups of them, by name. Raises UsageError.
 
     The many tasks that come with the harness take seconds to list, and are left out where all that
     is asked for is the user's own.
@@ -72,7 +72,7 @@ def load(options: HarnessOptions) -> tuple[Any, dict[str, Any]]:
             raise _load_error(name, error) from None
         for kind, those in loaded.items():
             those.update(found.get(kind) or {})
-    return manager, loaded
+    return loaded
 
 
 def _load_error(name: str, error: Exception) -> UsageError:

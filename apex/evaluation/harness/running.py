@@ -6,11 +6,14 @@ import contextlib
 import io
 import logging
 import os
+import random
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from apex import _core
 from apex.errors import ApexError, RunError, UsageError
@@ -42,8 +45,8 @@ class Harness:
             )
         self.options = options
         with _quietly(run_code=options.run_code):
-            self._manager, self._loaded = load(options)
-        unsafe = [name for name, task in self._loaded["tasks"].items() if _runs_code(task)]
+            self._tasks = load(options)
+        unsafe = [name for name, task in self._tasks["tasks"].items() if _runs_code(task)]
         if unsafe and not options.run_code:
             raise UsageError(
                 f"The task {unsafe[0]} runs what the model writes.",
@@ -61,7 +64,7 @@ class Harness:
 
         progress: called with what is done, how much of it, and of how much.
         """
-        from lm_eval import simple_evaluate
+        from lm_eval.evaluator import evaluate
 
         from apex.evaluation.harness.model import HarnessModel
 
@@ -71,11 +74,10 @@ class Harness:
         with _quietly(run_code=asked.run_code):
             harness_model = HarnessModel(file, model, options, asked.context, progress)
             try:
-                results = simple_evaluate(
-                    model=harness_model,
-                    tasks=self._outermost(),
-                    task_manager=self._manager,
-                    num_fewshot=asked.shots,
+                self._prepare()
+                results = evaluate(
+                    harness_model,
+                    self._tasks,
                     limit=asked.limit,
                     bootstrap_iters=_BOOTSTRAPS,
                     log_samples=False,
@@ -111,12 +113,17 @@ class Harness:
             "version": lm_eval.__version__,
         }
 
-    def _outermost(self) -> list[Any]:
-        """Groups that are in no other, and tasks that are in no group."""
-        groups = self._loaded.get("groups", {})
-        inner = {name for group in groups.values() for name in group.child_names}
-        everything = {**groups, **self._loaded["tasks"]}
-        return [each for name, each in everything.items() if name not in inner]
+    def _prepare(self) -> None:
+        """Examples and random numbers, as the harness's own command has them."""
+        from lm_eval.defaults import DEFAULT_OTHER_SEED, DEFAULT_RANDOM_SEED
+
+        random.seed(DEFAULT_RANDOM_SEED)
+        np.random.seed(DEFAULT_OTHER_SEED)
+        for task in self._tasks["tasks"].values():
+            own = task.get_config("num_fewshot")
+            if own is None or (own and self.options.shots is not None):
+                task.set_config(key="num_fewshot", value=self.options.shots or 0)
+            task.set_fewshot_seed(seed=DEFAULT_OTHER_SEED)
 
 
 def _runs_code(task: Any) -> bool:
