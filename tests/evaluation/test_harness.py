@@ -103,11 +103,12 @@ def test_whether_a_continuation_is_the_likeliest(language_model: Path) -> None:
         likeliest.append(int(language.next_logits(model, everything)[-1].argmax()))
     context = [int(token) for token in tokens]
     other = [*likeliest[:2], likeliest[2] + 1]
+    continuations = [likeliest, other, likeliest[:1], []]
     answers = model_of(language_model)._loglikelihood_tokens(
-        [("", context, likeliest), ("", context, other), ("", context, likeliest[:1])]
+        [("", context, continuation) for continuation in continuations]
     )
-    assert [is_likeliest for _, is_likeliest in answers] == [True, False, True]
-    for (answer, _), new in zip(answers, (likeliest, other, likeliest[:1]), strict=True):
+    assert [is_likeliest for _, is_likeliest in answers] == [True, False, True, True]
+    for (answer, _), new in zip(answers, continuations, strict=True):
         everything = np.append(tokens, np.array(new, np.int32))
         expected = log_likelihood(model, everything, len(tokens))
         assert answer == pytest.approx(expected, rel=2e-4)
