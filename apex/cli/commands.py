@@ -104,6 +104,12 @@ COMMANDS = (
         ("apex calibration", "apex calibration --export texts"),
     ),
     Entry(
+        "data",
+        "data",
+        "data",
+        ("apex data", "apex data all", "apex data wikitext-2 hellaswag -o folder"),
+    ),
+    Entry(
         "eval",
         "evaluating",
         "evaluate",
