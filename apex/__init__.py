@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from apex._core import __version__ as __version__
     from apex.calibration import ImportanceAccumulator as ImportanceAccumulator
     from apex.calibration import calibrate as calibrate
+    from apex.conversion import ConvertResult as ConvertResult
+    from apex.conversion import convert as convert
     from apex.cpu import CpuInfo as CpuInfo
     from apex.cpu import cpu_info as cpu_info
     from apex.errors import ApexError as ApexError
@@ -56,6 +58,7 @@ if TYPE_CHECKING:
     from apex.sources import ModelFile as ModelFile
     from apex.sources import Source as Source
     from apex.sources import open_model as open_model
+    from apex.sources import open_source as open_source
     from apex.verification import VerifyReport as VerifyReport
     from apex.verification import verify as verify
 
@@ -63,6 +66,7 @@ if TYPE_CHECKING:
 _ROOMS = {
     "_core": ("__version__",),
     "calibration": ("ImportanceAccumulator", "calibrate"),
+    "conversion": ("ConvertResult", "convert"),
     "cpu": ("CpuInfo", "cpu_info"),
     "errors": (
         "ApexError",
@@ -91,7 +95,7 @@ _ROOMS = {
     ),
     "reporting": ("report",),
     "sensitivity": ("MeasureOptions", "Sensitivity", "load_sensitivity", "measure"),
-    "sources": ("ModelFile", "Source", "open_model"),
+    "sources": ("ModelFile", "Source", "open_model", "open_source"),
     "verification": ("VerifyReport", "verify"),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}

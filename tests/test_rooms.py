@@ -19,6 +19,7 @@ PYTHON = {
     "policy": {"errors"},
     "sources": {"errors", "types", "_core"},
     "files": {"errors", "_core"},
+    "conversion": {"errors", "sources", "files"},
     "planning": {"errors", "policy", "sources", "files", "types", "_core"},
     "gpu": {"errors", "_core"},
     "quantizing": {

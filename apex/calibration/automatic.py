@@ -19,7 +19,7 @@ from apex.calibration.identity import earlier_digest, model_digest
 from apex.calibration.options import CalibrationProgress, CalibrationResult, CollectOptions
 from apex.errors import ImatrixError
 from apex.files import ImportanceEntry, ImportanceMatrix, load_imatrix
-from apex.sources import ModelFile, open_model
+from apex.sources import Model, ModelFile, open_model
 
 __all__ = ["Beside", "calibrate_beside", "expected_matrix", "matrix_beside", "path_beside"]
 
@@ -172,8 +172,11 @@ def calibrate_beside(
     return found.path, result
 
 
-def expected_matrix(model: ModelFile) -> ImportanceMatrix:
+def expected_matrix(model: Model) -> ImportanceMatrix:
     """What a calibration will give a model, with ones for values: to plan with beforehand."""
+    name = f"{model.path}.imatrix.gguf"
+    if isinstance(model, ModelFile):
+        name = str(path_beside(model))
     entries = {}
     for tensor in model.tensors:
         if tensor.name.startswith("blk."):
@@ -182,4 +185,4 @@ def expected_matrix(model: ModelFile) -> ImportanceMatrix:
             entries[tensor.name] = ImportanceEntry(
                 np.broadcast_to(ones, shape), np.ones(tensor.experts, np.float32)
             )
-    return ImportanceMatrix(str(path_beside(model)), entries, (), 0, is_legacy=False)
+    return ImportanceMatrix(name, entries, (), 0, is_legacy=False)

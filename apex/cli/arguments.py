@@ -26,6 +26,7 @@ __all__ = [
     "PlanArguments",
     "QuietArgument",
     "RoundingArguments",
+    "SourceArgument",
     "ThreadsArgument",
     "TypesArguments",
     "as_command",
@@ -33,6 +34,10 @@ __all__ = [
 ]
 
 TIER, TYPES, FILES = "What to make", "Single tensors, as in llama-quantize", "Where and how"
+ANY_MODEL = (
+    "A GGUF file (of shards, the first), a Hugging Face folder, or a model of the Hub: OWNER/NAME "
+    "or OWNER/NAME@REVISION."
+)
 
 Given = TypeVar("Given")
 
@@ -108,6 +113,13 @@ class ThreadsArgument:
             rich_help_panel=FILES,
         ),
     ] = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceArgument:
+    """A model that need not run."""
+
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help=ANY_MODEL)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -295,7 +307,7 @@ class TierArgument:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlanArguments(TypesArguments, TierArgument, ModelArgument):
+class PlanArguments(TypesArguments, TierArgument, SourceArgument):
     """A model and what is made of it: everything that a plan depends on."""
 
     def plan_options(self) -> PlanOptions:

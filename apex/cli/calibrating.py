@@ -189,13 +189,11 @@ def collect(given: CollectArguments) -> None:
 
 
 def planned_matrix(
-    path: Path, printer: Printer, options: CollectOptions | None = None
+    model: ModelFile, printer: Printer, options: CollectOptions | None = None
 ) -> Path | ImportanceMatrix:
     """What ``--imatrix auto`` means where nothing is written: the one that is there, or will be."""
-    import apex
     from apex.calibration.automatic import expected_matrix
 
-    model = apex.open_model(path)
     found = usable_matrix(model, options, printer)
     if found is not None:
         return found

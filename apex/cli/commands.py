@@ -37,6 +37,16 @@ class Entry:
 
 COMMANDS = (
     Entry(
+        "convert",
+        "converting",
+        "convert",
+        (
+            "apex convert folder -o model.gguf",
+            "apex convert Qwen/Qwen3-30B-A3B -o model.gguf --outtype q8_0",
+            "apex convert folder -o mmproj-model.gguf --mmproj",
+        ),
+    ),
+    Entry(
         "quantize",
         "quantizing",
         "quantize",

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from apex import ModelFile
     from apex.fitting import Fitter, Wish
     from apex.planning import PlanOptions
+    from apex.sources import Model
 
 __all__ = ["Goal", "fit_tier_goal", "open_fitter", "sensitivity_of"]
 
@@ -52,9 +53,10 @@ def sensitivity_of(given: ChoiceArguments, source: ModelFile) -> Path:
     return path
 
 
-def open_fitter(given: ChoiceArguments, source: ModelFile, options: PlanOptions) -> Fitter:
+def open_fitter(given: ChoiceArguments, source: Model, options: PlanOptions) -> Fitter:
     """What fits the model to wishes, with the sensitivity and the constraints that are given."""
     from apex.fitting import Fitter
+    from apex.sources import require_file
 
-    constraints = given.constraints()
-    return Fitter(source, sensitivity_of(given, source), constraints, **options)
+    constraints, file = given.constraints(), require_file(source)
+    return Fitter(file, sensitivity_of(given, file), constraints, **options)

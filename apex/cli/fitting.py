@@ -95,7 +95,7 @@ def fit(given: FitCommandArguments) -> None:
     options = given.options_for(None, None)
     source = apex.open_model(given.model)
     if is_automatic(given.imatrix):
-        options["imatrix"] = planned_matrix(given.model, printer)
+        options["imatrix"] = planned_matrix(source, printer)
     fitter = open_fitter(given, source, options)
     if given.curve:
         _curve(given, fitter, printer)

@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from apex.cli import output
-from apex.cli.arguments import JsonArgument, ModelArgument
+from apex.cli.arguments import JsonArgument, SourceArgument
 from apex.cli.output import Printer, Table
 from apex.errors import ModelFileError
 
 if TYPE_CHECKING:
-    from apex import ModelFile
     from apex.policy import Layout
-    from apex.sources import Tensor
+    from apex.sources import Model, Tensor
 
 __all__ = ["inspect"]
 
@@ -27,14 +26,17 @@ _ITEMS = 6
 
 
 @dataclass(frozen=True, kw_only=True)
-class InspectArguments(JsonArgument, ModelArgument):
+class InspectArguments(JsonArgument, SourceArgument):
     """What ``apex inspect`` is given."""
 
     tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False
 
 
 def inspect(given: InspectArguments) -> None:
-    """Show any GGUF file: roles, types, sizes and metadata. Reads headers only."""
+    """Show any GGUF file, or what a Hugging Face folder becomes: roles, types, sizes and metadata.
+
+    Reads headers only.
+    """
     printer = Printer(json=given.json)
     model, problem = _open(given.model)
     layout = _layout(model)
@@ -52,15 +54,17 @@ def inspect(given: InspectArguments) -> None:
         )
 
 
-def _open(path: Path) -> tuple[ModelFile, str]:
+def _open(path: Path) -> tuple[Model, str]:
     """The model; or, where it cannot be quantized, its file as it is and what is wrong with it."""
-    from apex import _core, open_model
-    from apex.sources import ModelFile
+    from apex import _core
+    from apex.sources import ModelFile, open_source
     from apex.sources.gguf import tensor_table
 
     try:
-        return open_model(path), ""
+        return open_source(path), ""
     except ModelFileError as error:
+        if path.is_dir():
+            raise
         try:  # a shard without the others, or a vocabulary without tensors, can still be shown
             header = _core.Header.read(os.fsencode(path))
             all(header.keys())
@@ -70,7 +74,7 @@ def _open(path: Path) -> tuple[ModelFile, str]:
         return ModelFile(path, (path,), (header,), tensors, offsets, missing), error.message
 
 
-def _layout(model: ModelFile) -> Layout | None:
+def _layout(model: Model) -> Layout | None:
     """The layers of a language model; None where names say nothing about roles."""
     from apex.policy import Layout
 
@@ -87,14 +91,14 @@ def _role(tensor: Tensor, layout: Layout | None) -> str | None:
     return None if layout is None else role_of(tensor.name, layout).value
 
 
-def _print_metadata(model: ModelFile, printer: Printer) -> None:
+def _print_metadata(model: Model, printer: Printer) -> None:
     table = Table("Metadata", ("key", "type", "value"))
     for key in model.metadata:
         table.add(key, model.header.key_type(key), _shorten(model, key))
     printer.table(table)
 
 
-def _shorten(model: ModelFile, key: str) -> str:
+def _shorten(model: Model, key: str) -> str:
     length = model.header.key_length(key)
     value = model.metadata[key]
     if model.header.key_type(key).startswith("arr"):
@@ -109,7 +113,7 @@ def _clip(text: str) -> str:
     return text if len(text) <= _LONG else f"{text[:_LONG]}… ({len(text)} characters)"
 
 
-def _print_tensors(model: ModelFile, layout: Layout | None, printer: Printer) -> None:
+def _print_tensors(model: Model, layout: Layout | None, printer: Printer) -> None:
     table = Table("Tensors", ("tensor", "role", "shape", "type", "size"), ("size",))
     for tensor in model.tensors:
         shape = " x ".join(map(str, tensor.shape))
@@ -118,7 +122,7 @@ def _print_tensors(model: ModelFile, layout: Layout | None, printer: Printer) ->
     printer.table(table)
 
 
-def _print_summary(model: ModelFile, layout: Layout | None, printer: Printer) -> None:
+def _print_summary(model: Model, layout: Layout | None, printer: Printer) -> None:
     """A line per role, or per type where there are no roles."""
     numbers = ("tensors", "weights", "size", "bits/weight")
     first = ("role", "types") if layout else ("type",)
@@ -148,7 +152,7 @@ def _sums(tensors: Any) -> tuple[str, ...]:
     return str(len(tensors)), f"{weights:,}", output.size(total), bits
 
 
-def _facts(model: ModelFile, layout: Layout | None) -> str:
+def _facts(model: Model, layout: Layout | None) -> str:
     from apex.planning import ROUNDING_KEY
 
     kind = model.metadata.get("general.type", "")
@@ -162,12 +166,14 @@ def _facts(model: ModelFile, layout: Layout | None) -> str:
             facts.append(f"{layout.expert_count} experts")
     if ROUNDING_KEY in model.metadata:
         facts.append(str(model.metadata[ROUNDING_KEY]))
-    if len(model.files) > 1:
+    if model.reference.kind == "huggingface":
+        facts.append("as converted")
+    elif len(model.files) > 1:
         facts.append(f"{len(model.files)} shards")
     return ", ".join(facts)
 
 
-def _to_dict(model: ModelFile, layout: Layout | None) -> dict[str, Any]:
+def _to_dict(model: Model, layout: Layout | None) -> dict[str, Any]:
     def plain(key: str) -> Any:
         value = model.metadata[key]
         return value.tolist() if hasattr(value, "tolist") else value

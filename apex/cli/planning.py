@@ -21,8 +21,9 @@ from apex.cli.values import is_automatic
 from apex.errors import ImatrixError, PlanError, SensitivityError, UsageError
 
 if TYPE_CHECKING:
-    from apex import ModelFile, Plan, Recipe
+    from apex import Plan, Recipe
     from apex.planning import PlannedTensor, PlanOptions
+    from apex.sources import Model
 
 __all__ = [
     "export_types",
@@ -57,18 +58,19 @@ def plan(given: ShowPlanArguments) -> None:
 
     Without a tier or a file type, the sizes of all tiers are compared.
     """
-    import apex
+    from apex.sources import open_source, require_file
 
     printer = Printer(json=given.json)
     if not is_fit_tier(given.tier) and not _is_of_all_tiers(given):
         given.refuse_without_wish("add --tier fit-mini, or use apex fit")
     chosen = given.plan_options()
+    source = open_source(given.model)
     if is_automatic(given.imatrix):
-        chosen["imatrix"] = planned_matrix(given.model, printer)
+        chosen["imatrix"] = planned_matrix(require_file(source), printer)
     if _is_of_all_tiers(given):
-        _compare_tiers(given, apex.open_model(given.model), chosen, printer)
+        _compare_tiers(given, source, chosen, printer)
         return
-    plan = _plan_or_sizes(given, chosen, printer)
+    plan = _plan_or_sizes(given, source, chosen, printer)
     if given.export is not None:
         export_types(plan, given.export, printer, overwrite=given.overwrite)
     printer.data(plan.to_dict)
@@ -94,14 +96,16 @@ def _is_of_all_tiers(given: ShowPlanArguments) -> bool:
     return not is_one
 
 
-def _plan_or_sizes(given: ShowPlanArguments, chosen: PlanOptions, printer: Printer) -> Plan:
+def _plan_or_sizes(
+    given: ShowPlanArguments, source: Model, chosen: PlanOptions, printer: Printer
+) -> Plan:
     """The plan; without an importance matrix that it needs, one that only shows the sizes."""
     try:
-        return _plan_of(given, chosen)
+        return _plan_of(given, source, chosen)
     except ImatrixError as error:
         if given.imatrix is not None or given.export is not None:
             raise
-        plan = _plan_of(given, {**chosen, "sizes_only": True})
+        plan = _plan_of(given, source, {**chosen, "sizes_only": True})
         printer.note(
             f"{error.message} The sizes are right without one, but quantize needs it: "
             "--imatrix FILE, or --imatrix auto to make one."
@@ -109,16 +113,16 @@ def _plan_or_sizes(given: ShowPlanArguments, chosen: PlanOptions, printer: Print
         return plan
 
 
-def _plan_of(given: ShowPlanArguments, chosen: PlanOptions) -> Plan:
+def _plan_of(given: ShowPlanArguments, source: Model, chosen: PlanOptions) -> Plan:
     import apex
 
     if given.tier is None or not is_fit_tier(given.tier):
-        return apex.plan(given.model, **chosen)
+        return apex.plan(source, **chosen)
     if given.file_type is not None:
         raise UsageError("A tier and a file type are given.", "give one or the other")
     goal = fit_tier_goal(given.tier)
     options: PlanOptions = {**chosen, "tier": None}
-    fitter = open_fitter(given, apex.open_model(given.model), options)
+    fitter = open_fitter(given, source, options)
     return fitter.fit(goal.wish, goal.name).best
 
 
@@ -218,7 +222,7 @@ def export_types(plan: Plan, path: Path, printer: Printer, *, overwrite: bool) -
 
 
 def _compare_tiers(
-    given: ShowPlanArguments, model: ModelFile, chosen: PlanOptions, printer: Printer
+    given: ShowPlanArguments, model: Model, chosen: PlanOptions, printer: Printer
 ) -> None:
     import apex
 
@@ -251,11 +255,14 @@ def _compare_tiers(
 
 
 def _fit_tiers(
-    given: ShowPlanArguments, model: ModelFile, chosen: PlanOptions, printer: Printer
+    given: ShowPlanArguments, model: Model, chosen: PlanOptions, printer: Printer
 ) -> list[Plan]:
     """The plans of the fitted tiers, where what they need is given or beside the model."""
+    from apex.sources import ModelFile
+
     # Without importing what knows of sensitivities, which takes longer than all plans.
-    if given.pure or (given.sensitivity is None and not model.beside(".sensitivity.json").exists()):
+    is_measured = isinstance(model, ModelFile) and model.beside(".sensitivity.json").exists()
+    if given.pure or (given.sensitivity is None and not is_measured):
         given.refuse_without_wish("measure the model first: apex measure MODEL")
         return []
     from apex.fitting import FIT_TIERS

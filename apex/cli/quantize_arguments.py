@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import typer
 
 from apex.cli.arguments import (
+    ANY_MODEL,
     FILES,
     TIER,
     JsonArgument,
@@ -36,9 +37,7 @@ _AUTO = "Making an importance matrix, with --imatrix auto"
 class TargetArguments:
     """What is made of which model, and where it goes."""
 
-    model: Annotated[
-        Path | None, typer.Argument(metavar="MODEL", help="A GGUF file; of shards, the first.")
-    ] = None
+    model: Annotated[Path | None, typer.Argument(metavar="MODEL", help=ANY_MODEL)] = None
     out: Annotated[Path | None, typer.Argument(metavar="OUT", help="The file to write.")] = None
     tier: Annotated[
         list[str] | None,

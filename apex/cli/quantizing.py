@@ -12,6 +12,7 @@ from apex.cli.calibrating import (
     showing_calibration,
     usable_matrix,
 )
+from apex.cli.converting import fetch
 from apex.cli.output import Printer
 from apex.cli.planning import print_plan
 from apex.cli.progress import showing_progress
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from apex import ModelFile, Plan, QuantizeResult, VerifyReport
     from apex.calibration import CollectOptions
     from apex.files import ImportanceMatrix
+    from apex.sources import Model
 
 __all__ = ["quantize"]
 
@@ -40,6 +42,7 @@ def quantize(given: QuantizeArguments) -> None:
     import apex
     from apex.gpu import choose_gpus
     from apex.quantizing import RunSettings, check_plan_outputs
+    from apex.sources import open_source, require_file
 
     printer = Printer(quiet=given.quiet, json=given.json)
     settings = RunSettings(
@@ -51,13 +54,13 @@ def quantize(given: QuantizeArguments) -> None:
     )
     wanted = wanted_of(given)
     collect_options = given.collect_options()
-    source = apex.open_model(wanted.model)
+    source = open_source(wanted.model)
     imatrix: Path | ImportanceMatrix | None = given.imatrix
     made: Path | None = None
     if given.dry_run or is_automatic(given.imatrix):  # before an importance matrix is made
         choose_gpus(settings.backend, settings.devices)
     if is_automatic(given.imatrix):
-        imatrix, made = _automatic(given, wanted, source, collect_options, printer)
+        imatrix, made = _automatic(given, wanted, require_file(source), collect_options, printer)
     left = "nothing was left behind" if made is None else f"{made} stays for the next time"
     with ending(left):
         outputs = _outputs(given, wanted, source, imatrix, printer)
@@ -65,6 +68,7 @@ def quantize(given: QuantizeArguments) -> None:
         check_plan_outputs(list(outputs.values()), list(outputs), overwrite=given.overwrite)
         _show(outputs, source, printer)
         return
+    fetch(source, printer)
     with ending(left), showing_progress("quantizing", printer) as advance:
         results = apex.quantize_all(
             outputs,
@@ -74,13 +78,13 @@ def quantize(given: QuantizeArguments) -> None:
         )
     for text in results[0].notes if results else ():
         printer.note(text)
-    _finish(given, wanted, results, imatrix, printer)
+    _finish(given, wanted, source, results, imatrix, printer)
 
 
 def _outputs(
     given: QuantizeArguments,
     wanted: Wanted,
-    source: ModelFile,
+    source: Model,
     imatrix: Path | ImportanceMatrix | None,
     printer: Printer,
 ) -> dict[Path, Plan]:
@@ -115,7 +119,7 @@ def _print_notes(outputs: dict[Path, Plan], printer: Printer) -> None:
         printer.note(text if len(files) == len(outputs) else f"{', '.join(files)}: {text}")
 
 
-def _show(outputs: dict[Path, Plan], source: ModelFile, printer: Printer) -> None:
+def _show(outputs: dict[Path, Plan], source: Model, printer: Printer) -> None:
     source.require_data()
     plans = list(outputs.values())
     printer.data(lambda: plans[0].to_dict() if len(plans) == 1 else [p.to_dict() for p in plans])
@@ -126,6 +130,7 @@ def _show(outputs: dict[Path, Plan], source: ModelFile, printer: Printer) -> Non
 def _finish(
     given: QuantizeArguments,
     wanted: Wanted,
+    source: Model,
     results: Sequence[QuantizeResult],
     imatrix: Path | ImportanceMatrix | None,
     printer: Printer,
@@ -134,7 +139,7 @@ def _finish(
     path = imatrix if isinstance(imatrix, Path) else None
     reports: list[VerifyReport | None] = [None] * len(results)
     if given.verify:
-        reports = [_verify(wanted.model, result, path, given, printer) for result in results]
+        reports = [_verify(source, result, path, given, printer) for result in results]
     if wanted.folder is None:
         printer.data(lambda: result_to_dict(results[0], reports[0]))
         print_result(results[0], printer)
@@ -151,7 +156,7 @@ def _finish(
 
 
 def _verify(
-    model: Path,
+    model: Model,
     result: QuantizeResult,
     imatrix: Path | None,
     given: QuantizeArguments,
@@ -178,7 +183,7 @@ def _automatic(
     from apex.quantizing import check_plan_outputs
 
     if given.dry_run:
-        return planned_matrix(wanted.model, printer, collect_options), None
+        return planned_matrix(model, printer, collect_options), None
     found = usable_matrix(model, collect_options, printer)
     if found is not None:
         return found, None

@@ -14,11 +14,12 @@ from apex.cli.output import Printer
 from apex.errors import UsageError
 
 if TYPE_CHECKING:
-    from apex import ModelFile, Plan
+    from apex import Plan
     from apex.cli.quantize_arguments import QuantizeArguments
     from apex.files import ImportanceMatrix
     from apex.fitting import Fitter
     from apex.planning import PlanOptions
+    from apex.sources import Model
 
 __all__ = ["Target", "Wanted", "leave_out_done", "plan_all", "wanted_of"]
 
@@ -129,7 +130,7 @@ def _of_plan_file(given: QuantizeArguments, path: Path) -> Wanted:
 
 def plan_all(
     given: QuantizeArguments,
-    source: ModelFile,
+    source: Model,
     wanted: Wanted,
     imatrix: Path | ImportanceMatrix | None,
     printer: Printer | None = None,
@@ -162,7 +163,7 @@ def plan_all(
 
 def _plans(
     given: QuantizeArguments,
-    source: ModelFile,
+    source: Model,
     wanted: Wanted,
     matrix: ImportanceMatrix | None,
     printer: Printer | None,

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from apex.cli.arguments import JsonArgument, QuietArgument, ThreadsArgument
+from apex.cli.arguments import ANY_MODEL, JsonArgument, QuietArgument, ThreadsArgument
 from apex.cli.calibrating import usable_matrix
+from apex.cli.converting import fetch
 from apex.cli.output import Printer, Table
 from apex.cli.progress import showing_progress
 from apex.cli.values import is_automatic
@@ -17,6 +18,7 @@ from apex.errors import DataError, ImatrixError
 
 if TYPE_CHECKING:
     from apex import VerifyReport
+    from apex.sources import Source
     from apex.verification import RoleError, TensorError
 
 __all__ = ["compare", "print_report", "require_sound", "verify"]
@@ -27,7 +29,9 @@ class VerifyArguments(QuietArgument, JsonArgument, ThreadsArgument):
     """What ``apex verify`` is given."""
 
     quantized: Annotated[Path, typer.Argument(metavar="QUANTIZED", help="The file to check.")]
-    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="What it was made from.")]
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help=f"What it was made from. {ANY_MODEL}")
+    ]
     imatrix: Annotated[
         Path | None,
         typer.Option(
@@ -73,7 +77,7 @@ def verify(given: VerifyArguments) -> None:
 
 def compare(
     quantized: Path,
-    source: Path,
+    source: Path | Source,
     imatrix: Path | None,
     second_moments: Path | None,
     threads: int,
@@ -81,7 +85,11 @@ def compare(
 ) -> VerifyReport:
     """Compare a quantized model with its source, and show how far that is."""
     import apex
+    from apex.sources import open_source
 
+    if isinstance(source, Path):
+        source = open_source(source)
+    fetch(source, printer)
     with showing_progress("comparing", printer) as advance:
         return apex.verify(
             quantized,

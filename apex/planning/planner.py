@@ -18,7 +18,7 @@ from apex.planning.rounding import with_rounding
 from apex.planning.tensor import PlannedTensor
 from apex.planning.wishes import wishes_of
 from apex.policy import Layout, Role
-from apex.sources import Source, Tensor, is_projector, open_model
+from apex.sources import Source, Tensor, is_projector, open_source
 from apex.types import FILE_TYPES
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def plan(model: str | os.PathLike[str] | Source, **options: Unpack[PlanOptions])
     unknown = sorted(set(options) - set(PlanOptions.__annotations__))
     if unknown:
         raise TypeError(f"plan() got unknown options: {', '.join(unknown)}")
-    source = open_model(model) if isinstance(model, (str, os.PathLike)) else model
+    source = open_source(model) if isinstance(model, (str, os.PathLike)) else model
     if is_projector(source.metadata) and not _forces_a_type(options):
         return _verbatim(source)
     return _plan(source, read_options(options))

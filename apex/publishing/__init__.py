@@ -3,6 +3,7 @@
 from apex.publishing.pipeline import Due, Pipeline, free_bytes
 from apex.publishing.publication import CardFacts, Publication, load_publication, template
 from apex.publishing.step import STAGES, Step
+from apex.publishing.uploading import uploads
 
 __all__ = [
     "STAGES",
@@ -14,4 +15,5 @@ __all__ = [
     "free_bytes",
     "load_publication",
     "template",
+    "uploads",
 ]

@@ -48,13 +48,14 @@ def _step(
                 speed=_SPEED if asked.speed else None,
                 file_hash=False,
             ),
-            base=planned.work / planned.name,
+            base=planned.base,
         )
         evaluator.run(lambda at: advance(f"{name}: {at.stage}", at.done, at.total, at.estimate))
         write_json(written, evaluator.to_dict())
         return Outcome([written], {})
 
-    return step(name, needs, [written], run)
+    uses = [] if planned.base is None else [planned.base]
+    return step(name, needs, [written], run, uses=uses)
 
 
 def caches_of(planned: Planned, steps: Sequence[Step]) -> list[Cache]:

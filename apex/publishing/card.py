@@ -66,6 +66,10 @@ def _files(facts: Facts) -> Iterator[str]:
         more = len(file.paths) - 1
         name = _link(facts, file) + (f" and {more} more" if more else "")
         yield f"| {name} | {file.tier} | {_size(file.bytes)} | {file.description} |"
+    if facts.projector is not None:
+        name = facts.projector[0]
+        shown = f"[{name}]({quote(name)})" if facts.repository else f"`{name}`"
+        yield f"| {shown} | | | The projector, for pictures: `--mmproj {name}`, beside any file. |"
 
 
 def _link(facts: Facts, file: PublishedFile) -> str:

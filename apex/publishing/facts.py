@@ -68,6 +68,7 @@ class Facts:
         base_model, license, languages, tags, pipeline_tag, quantized_by, repository: as in
             ``CardFacts``, completed from the model's metadata; None or empty where unknown.
         files: in the order in which they were asked for.
+        projector: the name and the SHA-256 of the mmproj file; None without one.
         results: what was measured; None where nothing was.
         caches: what smaller KV caches of the first file cost; empty where it was not measured.
         calibration: how the importance matrix was made, in a sentence; empty without one.
@@ -84,6 +85,7 @@ class Facts:
     quantized_by: str | None
     repository: str | None
     files: Sequence[PublishedFile]
+    projector: tuple[str, str] | None
     results: Results | None
     caches: Sequence[Cache]
     calibration: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from apex import _core
@@ -57,11 +58,15 @@ def card_step(planned: Planned, before: Sequence[Step]) -> Step:
 def _facts(planned: Planned, before: Sequence[Step]) -> Facts:
     sums = read_checksums(planned.folder / _SUMS)
     results = [step.outputs[0] for step in before if step.stage == "evaluate"]
+    asked = planned.asked.card
     return facts_of(
-        planned.asked.card,
+        replace(asked, base_model=asked.base_model or planned.hub_name),
         planned.source.metadata,
         planned.name,
         files=[_file(planned, tier, sums) for tier in planned.asked.tiers],
+        projector=None
+        if planned.projector is None
+        else (planned.projector.file.name, sums[planned.projector.file.name]),
         results=load_results(results) if results else None,
         caches=caches_of(planned, [each for each in before if each.stage == "caches"]),
         calibration=_calibration(planned),

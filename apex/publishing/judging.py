@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from apex.calibration.identity import model_digest
+from apex.errors import UsageError
 from apex.evaluation import EvalOptions, Evaluator, HarnessOptions, SpeedOptions
 from apex.inference import RunOptions
+from apex.publishing.making import making_of
 from apex.publishing.planned import Planned
 from apex.publishing.publication import Publication
 from apex.publishing.step import Advance, Outcome, Step, digest_of, step, write_json
 from apex.reporting import report
+from apex.sources import open_model
 
 __all__ = ["evaluate_steps", "report_step"]
 
 
-def evaluate_steps(planned: Planned, quantized: Step) -> list[Step]:
+def evaluate_steps(planned: Planned, calibrated: Step | None) -> list[Step]:
     """The model first, whose probabilities are kept; each tier is then compared with them.
 
     So one model is in memory at a time, and the model itself runs over the text once. None where
@@ -23,14 +27,14 @@ def evaluate_steps(planned: Planned, quantized: Step) -> list[Step]:
     """
     asked = planned.asked
     text = asked.evaluate_on
-    if text is None and not asked.tasks and not asked.harness and not asked.speed:
+    if not asked.measures:
         return []
     # Its name is the model's: results say what they were compared with by the name of the file.
-    base = None if text is None else planned.work / planned.name
+    base = planned.base
     of_model = _step(
         planned,
         "evaluate the original",
-        asked.model,
+        planned.runnable,
         {
             "model": planned.model,
             "name of the text": None if text is None else text.name,
@@ -43,18 +47,43 @@ def evaluate_steps(planned: Planned, quantized: Step) -> list[Step]:
             if asked.tasks
             else None,
             "list of tasks of lm-evaluation-harness": _harness_words(asked),
+            "content of the folder of such tasks": None
+            if asked.harness_path is None
+            else digest_of(*sorted(asked.harness_path.rglob("*.yaml"))),
             "measuring of speed": "yes" if asked.speed else None,
         },
         write_base=base,
+        size=0 if text is None else _base_bytes(planned, text),
     )
-    needs = {"making of the files": quantized.key, "result of the original": of_model.key}
     return [
         of_model,
         *(
-            _step(planned, f"evaluate {tier}", planned.shards(tier)[0], needs, base=base)
+            _step(
+                planned,
+                f"evaluate {tier}",
+                planned.shards(tier)[0],
+                {
+                    **making_of(planned, [tier], calibrated),
+                    "result of the original": of_model.key,
+                },
+                base=base,
+            )
             for tier in asked.tiers
         ),
+        *(_baseline_step(planned, path, of_model, base) for path in asked.baselines),
     ]
+
+
+def _baseline_step(planned: Planned, path: Path, of_model: Step, base: Path | None) -> Step:
+    """Measure somebody else's file in the same way."""
+    taken = {planned.runnable.name, *(each.name for each in planned.all_shards)}
+    if path.name in taken:
+        raise UsageError(f"The baseline {path} has the name of one of ours.", "rename it")
+    needs = {
+        "model of the baseline": model_digest(open_model(path)),
+        "result of the original": of_model.key,
+    }
+    return _step(planned, f"evaluate {path.name}", path, needs, base=base)
 
 
 def _step(
@@ -65,9 +94,10 @@ def _step(
     *,
     base: Path | None = None,
     write_base: Path | None = None,
+    size: int = 0,
 ) -> Step:
     written = planned.work / f"results-{model.name.removesuffix('.gguf')}.json"
-    outputs = [written, *([write_base] if write_base is not None else [])]
+    scratch = [] if write_base is None else [write_base]
 
     def run(advance: Advance) -> Outcome:
         options = _options(planned.asked)
@@ -77,9 +107,21 @@ def _step(
             evaluator = Evaluator([model], options, base=base)
         evaluator.run(lambda at: advance(f"{name}: {at.stage}", at.done, at.total, at.estimate))
         write_json(written, evaluator.to_dict())
-        return Outcome(outputs, {})
+        return Outcome([written, *scratch], {})
 
-    return step(name, needs, outputs, run)
+    uses = planned.scratch if base is None else [base]
+    return step(name, needs, [written], run, size, scratch=scratch, uses=uses)
+
+
+def _base_bytes(planned: Planned, text: Path) -> int:
+    """About what the probabilities of all tokens take, at every second position of a text."""
+    length = EvalOptions().run.context_length
+    tokens = text.stat().st_size // 3  # more bytes make a token in most texts
+    chunks = max(1, tokens // length)
+    if planned.asked.evaluate_chunks is not None:
+        chunks = min(chunks, planned.asked.evaluate_chunks)
+    vocabulary = len(planned.source.metadata.get("tokenizer.ggml.tokens") or ())
+    return chunks * (length // 2) * vocabulary * 2
 
 
 def _options(asked: Publication) -> EvalOptions:

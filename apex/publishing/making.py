@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,10 +12,11 @@ from apex.files import load_imatrix
 from apex.inference import RunOptions
 from apex.publishing.planned import Planned
 from apex.publishing.step import Advance, Outcome, Step, digest_of, step, write_json
-from apex.quantizing import DEFAULT_MAX_MEMORY, RunSettings, is_done, quantize_all
+from apex.quantizing import DEFAULT_MAX_MEMORY, RunSettings, is_done, quantize, quantize_all
+from apex.sources import require_file
 from apex.verification import verify
 
-__all__ = ["calibrate_step", "quantize_step", "verify_step"]
+__all__ = ["calibrate_step", "making_of", "quantize_step", "verify_step"]
 
 
 def calibrate_step(planned: Planned, matrix: Path) -> Step:
@@ -25,7 +27,7 @@ def calibrate_step(planned: Planned, matrix: Path) -> Step:
 
     def run(advance: Advance) -> Outcome:
         result = calibrate(
-            planned.source,
+            require_file(planned.original()),
             matrix,
             texts,
             built_in=asked.built_in,
@@ -43,7 +45,7 @@ def calibrate_step(planned: Planned, matrix: Path) -> Step:
         "use of the built-in texts": "yes" if asked.built_in else "no",
         "number of chunks": None if asked.chunks is None else str(asked.chunks),
     }
-    return step("calibrate", needs, [matrix], run)
+    return step("calibrate", needs, [matrix], run, uses=planned.scratch)
 
 
 def quantize_step(planned: Planned, calibrated: Step | None) -> Step:
@@ -51,9 +53,9 @@ def quantize_step(planned: Planned, calibrated: Step | None) -> Step:
     asked = planned.asked
 
     def run(advance: Advance) -> Outcome:
-        plans = planned.with_matrix(
-            None if planned.matrix is None else load_imatrix(planned.matrix)
-        )
+        source = planned.original()
+        matrix = None if planned.matrix is None else load_imatrix(planned.matrix)
+        plans = planned.with_matrix(matrix, source)
         due = {
             planned.files[tier]: made
             for tier, made in plans.items()
@@ -63,23 +65,42 @@ def quantize_step(planned: Planned, calibrated: Step | None) -> Step:
         quantize_all(
             due,
             RunSettings(asked.threads, memory, overwrite=True),
-            source=planned.source,
+            source=source,
             progress=lambda at: advance("quantizing", at.done_bytes, at.total_bytes, at.tensor),
         )
+        if planned.projector is not None:
+            quantize(
+                planned.projector.plan,
+                planned.projector.file,
+                source=planned.projector.source,
+                overwrite=True,
+            )
         return Outcome(planned.all_shards, {"files written": str(len(due))})
 
-    recipes = [Path(tier) for tier in asked.tiers if tier.endswith(".toml")]
     needs = {
-        "model": planned.model,
-        "importance matrix": None if calibrated is None else calibrated.key,
         "list of tiers": ", ".join(asked.tiers),
-        "content of the recipes": digest_of(*recipes) if recipes else None,
-        "size of shards": None if asked.split_max_size is None else str(asked.split_max_size),
+        **making_of(planned, asked.tiers, calibrated),
+        "projector": None if planned.projector is None else planned.projector.digest,
     }
     return step("quantize", needs, planned.all_shards, run, planned.bytes)
 
 
-def verify_step(planned: Planned, tier: str, quantized: Step) -> Step:
+def making_of(
+    planned: Planned, tiers: Sequence[str], calibrated: Step | None
+) -> dict[str, str | None]:
+    """What the files of tiers depend on, so that one more tier leaves the others as they are."""
+    asked = planned.asked
+    recipes = [Path(tier) for tier in tiers if tier.endswith(".toml")]
+    is_weighted = any(planned.plans[tier].imatrix is not None for tier in tiers)
+    return {
+        "model": planned.model,
+        "importance matrix": calibrated.key if calibrated is not None and is_weighted else None,
+        "content of the recipes": digest_of(*recipes) if recipes else None,
+        "size of shards": None if asked.split_max_size is None else str(asked.split_max_size),
+    }
+
+
+def verify_step(planned: Planned, tier: str, calibrated: Step | None) -> Step:
     """Compare a tier with the model, tensor by tensor."""
     first = planned.shards(tier)[0]
     written = planned.work / f"verify-{planned.files[tier].name.removesuffix('.gguf')}.json"
@@ -87,7 +108,7 @@ def verify_step(planned: Planned, tier: str, quantized: Step) -> Step:
     def run(advance: Advance) -> Outcome:
         found = verify(
             first,
-            planned.asked.model,
+            planned.original(),
             imatrix=planned.matrix if planned.plans[tier].imatrix is not None else None,
             threads=planned.asked.threads,
             progress=lambda done, total: advance(f"comparing {tier}", done, total, ""),
@@ -100,4 +121,4 @@ def verify_step(planned: Planned, tier: str, quantized: Step) -> Step:
         write_json(written, found.to_dict())
         return Outcome([written], {})
 
-    return step(f"verify {tier}", {"making of the files": quantized.key}, [written], run)
+    return step(f"verify {tier}", making_of(planned, [tier], calibrated), [written], run)

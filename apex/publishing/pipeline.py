@@ -10,6 +10,7 @@ from pathlib import Path
 
 from apex.errors import OutputError, UsageError
 from apex.publishing.caches import cache_steps
+from apex.publishing.converting import source_steps
 from apex.publishing.finishing import card_step, checksums_step
 from apex.publishing.judging import evaluate_steps, report_step
 from apex.publishing.making import calibrate_step, quantize_step, verify_step
@@ -17,6 +18,7 @@ from apex.publishing.planned import Planned
 from apex.publishing.publication import Publication
 from apex.publishing.state import State, locked
 from apex.publishing.step import STAGES, Advance, Step
+from apex.publishing.uploading import upload_step
 
 __all__ = ["Due", "Pipeline"]
 
@@ -53,15 +55,19 @@ class Pipeline:
             if stage not in STAGES:
                 raise UsageError(f"There is no stage {stage!r}.", f"stages: {', '.join(STAGES)}")
         state = State(self.planned.folder)
-        found = []
-        for step in self.steps:
+        found: list[Due] = []
+        used: set[Path] = set()  # by later steps that are due
+        for step in reversed(self.steps):
             if step.stage in skip or (only and step.stage not in only):
                 continue
-            reason = state.reason(step.name, step.needs, step.outputs)
+            outputs = [path for path in step.outputs if path not in step.scratch or path in used]
+            reason = state.reason(step.name, step.needs, outputs)
             if begin is not None and STAGES.index(step.stage) >= STAGES.index(begin):
                 reason = reason or "asked for"
+            if reason is not None:
+                used |= set(step.uses)
             found.append(Due(step, reason))
-        return found
+        return found[::-1]
 
     def seconds(self, step: Step) -> float | None:
         """How long a step took when it was last done; None where it never was."""
@@ -86,6 +92,21 @@ class Pipeline:
                 f"{(needed - held) / 2**30:.1f} GiB are needed.",
                 "make room, or publish fewer tiers",
             )
+
+    def clear(self) -> list[Path]:
+        """Remove what only the steps needed, once all of them are done; returns what went."""
+        if any(item.reason is not None for item in self.due()):
+            return []
+        state = State(self.planned.folder)
+        found = [
+            path
+            for step in self.steps
+            for path in step.scratch
+            if path.exists() and state.is_ours(path)
+        ]
+        for path in found:
+            path.unlink()
+        return found
 
     def run(self, due: Sequence[Due], told: Callable[[Step, str], None], advance: Advance) -> None:
         """Do what is due. told: called before each step. Raises what the steps raise.
@@ -117,18 +138,21 @@ def free_bytes(folder: Path) -> int | None:
 
 
 def _steps(planned: Planned) -> list[Step]:
-    steps = []
+    steps = source_steps(planned)
     calibrated = None
     if planned.matrix is not None:
         calibrated = calibrate_step(planned, planned.matrix)
         steps.append(calibrated)
     quantized = quantize_step(planned, calibrated)
     steps.append(quantized)
-    steps += [verify_step(planned, tier, quantized) for tier in planned.asked.tiers]
-    evaluated = evaluate_steps(planned, quantized)
+    steps += [verify_step(planned, tier, calibrated) for tier in planned.asked.tiers]
+    evaluated = evaluate_steps(planned, calibrated)
     steps += evaluated
     steps += cache_steps(planned, evaluated)
     if evaluated:
         steps.append(report_step(planned, evaluated))
     steps.append(checksums_step(planned, quantized))
-    return [*steps, card_step(planned, steps)]
+    steps.append(card_step(planned, steps))
+    if planned.asked.upload:
+        steps.append(upload_step(planned, steps))
+    return steps

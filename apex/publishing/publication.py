@@ -12,6 +12,7 @@ from typing import Any
 from apex.errors import UsageError
 from apex.policy import is_tier, load_recipe, tiers
 from apex.sizes import parse_size
+from apex.sources import is_hub_id
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -28,7 +29,7 @@ TEMPLATE = """\
 # What apex publish makes of a model. Paths are relative to this file; every line may be left out
 # but the first two. Words are those of the command line, which wins over what stands here.
 
-model = "model-f16.gguf"
+model = "OWNER/NAME"              # of the Hub; or a Hugging Face folder, or a GGUF file
 folder = "published"
 
 # Tiers, or "all"; apex tiers lists them.
@@ -49,6 +50,13 @@ built_in = true
 speed = true
 # caches = true                 # what smaller KV caches cost
 
+# Other people's files, measured and shown beside ours.
+# baselines = ["other-Q4_K_M.gguf"]
+
+# projector = "mmproj.gguf"     # copied beside the tiers, for models that see
+# mmproj = true                 # or: the model's own, converted
+# mtp = false                   # without the head for multi-token prediction
+# upload = true                 # to the repository below, private unless public = true
 # split_max_size = "45G"        # write larger files as shards
 
 [card]
@@ -57,7 +65,7 @@ speed = true
 # languages = ["en"]
 # tags = ["moe"]
 # quantized_by = "me"
-# repository = "me/NAME-GGUF"   # for links in the card and in the gallery
+# repository = "me/NAME-GGUF"   # where the files will be
 """
 
 
@@ -89,7 +97,7 @@ class Publication:
     """What is to be made of a model.
 
     Attributes:
-        model: a GGUF file.
+        model: a GGUF file, a Hugging Face folder, or a model of the Hub: OWNER/NAME.
         folder: where everything goes.
         tiers: names, or paths of recipes.
         texts: calibration texts; built_in: whether the built-in set is used beside them.
@@ -101,9 +109,14 @@ class Publication:
             they are run, as in ``HarnessOptions``.
         speed: whether speed is measured.
         caches: whether KV caches of fewer bits are compared, with the first tier.
+        baselines: other files of the model, measured and shown beside ours.
+        projector: an mmproj file that goes beside the tiers as it is.
+        mmproj: whether the model's own projector, converted, goes there instead.
+        mtp: whether a head for multi-token prediction stays, where the model has one.
         split_max_size: bytes of tensors in a shard at most; None for one file.
         threads: 0 for all processors.
         max_memory: bytes that quantizing may take.
+        upload: whether all goes to the card's repository; public: whether that becomes public.
         card: what the card says.
     """
 
@@ -124,9 +137,15 @@ class Publication:
     harness_chat: bool = False
     speed: bool = False
     caches: bool = False
+    baselines: tuple[Path, ...] = ()
+    projector: Path | None = None
+    mmproj: bool = False
+    mtp: bool = True
     split_max_size: int | None = None
     threads: int = 0
     max_memory: int | None = None
+    upload: bool = False
+    public: bool = False
     card: CardFacts = field(default_factory=CardFacts)
 
     @property
@@ -138,6 +157,11 @@ class Publication:
             ("multiple-choice", self.multiple_choice),
         )
         return tuple((kind, path) for kind, path in kinds if path is not None)
+
+    @property
+    def measures(self) -> bool:
+        """Whether the files are judged."""
+        return bool(self.evaluate_on or self.tasks or self.harness or self.speed)
 
     def checked(self) -> Publication:
         """The same with the names of tiers spelt out. Raises UsageError for what cannot be made."""
@@ -151,9 +175,18 @@ class Publication:
             raise UsageError(
                 "There is no text to calibrate on.", "name a text, or leave out --no-built-in"
             )
-        for path in (*self.texts, self.evaluate_on, *(path for _, path in self.tasks)):
+        read = (*self.texts, *self.baselines, *(path for _, path in self.tasks))
+        for path in (*read, self.evaluate_on, self.projector):
             if path is not None and not path.is_file():
                 raise UsageError(f"{path} is not a file.", "check the path")
+        if self.baselines and not self.measures:
+            raise UsageError(
+                "Baselines are measured, and nothing is to be measured.", "give --evaluate-on FILE"
+            )
+        if self.projector and self.mmproj:
+            raise UsageError(
+                "A projector is named, and the model's own is wanted.", "leave one of them out"
+            )
         return replace(self, tiers=tuple(dict.fromkeys(names)))
 
     @property
@@ -220,4 +253,8 @@ def _value(name: str, kind: str, value: Any, where: str, folder: Path) -> Any:
     if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
         words = {str: "a string", int: "a whole number", bool: "true or false"}
         raise UsageError(f"{where} is not {words[wanted]}.", _SEE)
-    return folder / value if kind.startswith("Path") else value
+    if not kind.startswith("Path"):
+        return value
+    path = folder / value
+    is_of_hub = name == "model" and not path.exists() and is_hub_id(value)
+    return Path(value) if is_of_hub else path

@@ -15,7 +15,19 @@ from apex.files import OutputSet
 
 __all__ = ["STAGES", "Advance", "Outcome", "Step", "digest_of", "step", "write_json"]
 
-STAGES = ("calibrate", "quantize", "verify", "evaluate", "caches", "report", "checksums", "card")
+STAGES = (
+    "fetch",
+    "convert",
+    "calibrate",
+    "quantize",
+    "verify",
+    "evaluate",
+    "caches",
+    "report",
+    "checksums",
+    "card",
+    "upload",
+)
 
 # What is done, how far it is, of how much, and what is known so far.
 Advance = Callable[[str, int, int, str], None]
@@ -45,6 +57,8 @@ class Step:
         outputs: the files that it writes, as far as that is known beforehand.
         bytes: what they take at most, where that is known.
         run: does it.
+        scratch: those of the outputs that only later steps need; they are made again for one.
+        uses: the scratch files of earlier steps that it reads.
     """
 
     stage: str
@@ -53,6 +67,8 @@ class Step:
     outputs: tuple[Path, ...]
     bytes: int
     run: Callable[[Advance], Outcome]
+    scratch: tuple[Path, ...] = ()
+    uses: tuple[Path, ...] = ()
 
     @property
     def key(self) -> str:
@@ -66,11 +82,15 @@ def step(
     outputs: Sequence[Path],
     run: Callable[[Advance], Outcome],
     size: int = 0,
+    *,
+    scratch: Sequence[Path] = (),
+    uses: Sequence[Path] = (),
 ) -> Step:
     """A step whose name begins with that of its stage. What is None does not matter to it."""
     known = {word: value for word, value in needs.items() if value is not None}
     stage = name.partition(" ")[0]
-    return Step(stage, name, {**known, "apex": _core.__version__}, tuple(outputs), size, run)
+    known["apex"] = _core.__version__
+    return Step(stage, name, known, (*outputs, *scratch), size, run, tuple(scratch), tuple(uses))
 
 
 def digest_of(*paths: Path) -> str:

@@ -75,6 +75,9 @@ def _entry(facts: Facts, index: int) -> dict[str, Any]:
     repository = facts.repository or "OWNER/NAME"
     place = f"llama-cpp/models/{repository.rpartition('/')[2]}"
     urls = [f"https://huggingface.co/{name}" for name in (facts.base_model, repository) if name]
+    named = [(path.name, digest) for path, digest in zip(file.paths, file.sha256, strict=True)]
+    if facts.projector is not None:
+        named.append(facts.projector)
     entry = {
         "name": f"{short_name(facts)}-apex-{file.tier}",
         "url": _TEMPLATE,
@@ -87,15 +90,16 @@ def _entry(facts: Facts, index: int) -> dict[str, Any]:
             "known_usecases": ["chat"],
             "options": ["use_jinja:true"],
             "parameters": {"model": f"{place}/{file.name}"},
+            **({} if facts.projector is None else {"mmproj": f"{place}/{facts.projector[0]}"}),
             "template": {"use_tokenizer_template": True},
         },
         "files": [
             {
-                "filename": f"{place}/{path.name}",
+                "filename": f"{place}/{name}",
                 "sha256": digest,
-                "uri": f"huggingface://{repository}/{path.name}",
+                "uri": f"huggingface://{repository}/{name}",
             }
-            for path, digest in zip(file.paths, file.sha256, strict=True)
+            for name, digest in named
         ],
     }
     return {name: value for name, value in entry.items() if value is not None}

@@ -6,7 +6,13 @@ jobs (rows and what they become) go through slabs from a source to workers and o
 
 from __future__ import annotations
 
-from apex.quantizing.outputs import check_plan_outputs, is_done, output_name, output_paths
+from apex.quantizing.outputs import (
+    check_plan_outputs,
+    is_done,
+    model_stem,
+    output_name,
+    output_paths,
+)
 from apex.quantizing.result import DeviceUse, Progress, QuantizeResult, Timings
 from apex.quantizing.rounding import round_rows
 from apex.quantizing.run import measure_errors, measure_errors_of, quantize, quantize_all
@@ -31,6 +37,7 @@ __all__ = [
     "is_done",
     "measure_errors",
     "measure_errors_of",
+    "model_stem",
     "output_name",
     "output_paths",
     "quantize",

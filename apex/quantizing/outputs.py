@@ -11,7 +11,7 @@ from apex.files import check_output
 from apex.planning import Plan
 from apex.sources import shard_path
 
-__all__ = ["check_plan_outputs", "is_done", "output_name", "output_paths"]
+__all__ = ["check_plan_outputs", "is_done", "model_stem", "output_name", "output_paths"]
 
 # The encoding of the source at the end of its name, and the number of a shard.
 _ENCODING = re.compile(r"([-.](f32|f16|bf16|q8_0))?(-\d{5}-of-\d{5})?$", re.IGNORECASE)
@@ -42,13 +42,20 @@ def check_plan_outputs(
     return paths
 
 
-def output_name(plan: Plan) -> str:
+def model_stem(name: str) -> str:
+    """The name of a model's file without its encoding: MODEL of MODEL-F16.gguf."""
+    return _ENCODING.sub("", name.removesuffix(".gguf"))
+
+
+def output_name(plan: Plan, model: str | None = None) -> str:
     """How a plan's file is called beside others: MODEL-APEX-I-Quality.gguf, MODEL-Q4_K_M.gguf.
+
+    model: what stands for MODEL; None for the name of the plan's model.
 
     The encoding comes last, as GGUF's naming convention has it, in place of that of the source;
     tiers are called as the published APEX files are.
     """
-    stem = _ENCODING.sub("", plan.model.name.removesuffix(".gguf"))
+    stem = model_stem(plan.model.name) if model is None else model
     if plan.tier is None:
         return f"{stem}-{plan.file_type}.gguf"
     words = "-".join(word[:1].upper() + word[1:] for word in plan.tier.split("-"))

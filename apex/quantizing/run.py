@@ -21,7 +21,7 @@ from apex.quantizing.settings import DEFAULT_MAX_MEMORY, RunSettings
 from apex.quantizing.setup import Setup, set_up
 from apex.quantizing.sinks import ErrorSink, FileSink, MeasuredError, Outputs, Sink
 from apex.quantizing.workers import Gpu, Importances, Objectives
-from apex.sources import Source, check_same, open_model, open_source
+from apex.sources import Source, check_same, open_source
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -46,7 +46,7 @@ def quantize(
 ) -> QuantizeResult:
     """Quantize a model, or carry out a plan that was made before.
 
-    model: a GGUF file (of shards, the first), a ``Source``, or a Plan.
+    model: a GGUF file (of shards, the first), a Hugging Face folder, a ``Source``, or a Plan.
     output: the file to write. Shards get its name with -00001-of-000NN.
     threads, max_memory, overwrite, backend, devices: as in ``RunSettings``.
     source: the source of a Plan, where it is at hand or cannot be found by the plan alone.
@@ -64,7 +64,7 @@ def quantize(
             raise TypeError("a plan is complete; options go to plan()")
         made = model
     else:
-        source = open_model(model) if isinstance(model, (str, os.PathLike)) else model
+        source = open_source(model) if isinstance(model, (str, os.PathLike)) else model
         made = plan(source, **options)
     given = options.get("imatrix")
     matrices = [given] if isinstance(given, ImportanceMatrix) else []

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from apex.sources.gguf import (
-    ModelFile,
-    check_same,
-    is_projector,
-    open_model,
-    open_source,
-    shard_path,
-)
+from apex.sources.gguf import ModelFile, is_projector, open_model, shard_path
+from apex.sources.huggingface import HuggingFaceModel, is_hub_id, open_huggingface
+from apex.sources.opening import Model, check_same, open_source, require_file
 from apex.sources.source import Source, SourceReference, Tensor
 
 __all__ = [
+    "HuggingFaceModel",
+    "Model",
     "ModelFile",
     "Source",
     "SourceReference",
     "Tensor",
     "check_same",
+    "is_hub_id",
     "is_projector",
+    "open_huggingface",
     "open_model",
     "open_source",
+    "require_file",
     "shard_path",
 ]

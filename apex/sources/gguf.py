@@ -14,9 +14,9 @@ from typing import Any
 
 from apex import _core
 from apex.errors import ModelFileError
-from apex.sources.source import Source, SourceReference, Tensor
+from apex.sources.source import SourceReference, Tensor
 
-__all__ = ["Metadata", "ModelFile", "open_model", "open_source", "shard_path"]
+__all__ = ["Metadata", "ModelFile", "open_model", "shard_path"]
 
 SPLIT_NO = "split.no"
 SPLIT_COUNT = "split.count"
@@ -198,28 +198,6 @@ def _advise(descriptor: int, offset: int, size: int) -> None:
         os.posix_fadvise(descriptor, offset, size, os.POSIX_FADV_WILLNEED)
 
 
-def open_source(reference: SourceReference) -> Source:
-    """The source that a plan was made for, which must not have changed. Raises ModelFileError."""
-    if reference.kind != "gguf":
-        raise ModelFileError(
-            f"{reference.name} is not a GGUF file ({reference.kind}).",
-            "give the source itself beside the plan",
-        )
-    model = open_model(reference.location)
-    check_same(model, reference)
-    return model
-
-
-def check_same(source: Source, reference: SourceReference) -> None:
-    """Raise ModelFileError unless this is the source that the plan was made for."""
-    if source.reference.digest != reference.digest:
-        raise ModelFileError(
-            f"{source.reference.location} is not the model that the plan was made for, or has "
-            "changed since.",
-            "make the plan again",
-        )
-
-
 def shard_path(path: Path, index: int, count: int) -> Path:
     """The name of shard ``index`` (from 0) of ``count``, as llama.cpp forms it from ``path``."""
     stem = path.name.removesuffix(".gguf")
@@ -264,6 +242,11 @@ def open_model(path: str | os.PathLike[str]) -> ModelFile:
 
 def _read_header(path: Path) -> _core.Header:
     try:
+        if (path / "config.json").is_file():
+            raise ModelFileError(
+                f"{path} is a Hugging Face model, and this takes a GGUF file.",
+                f"apex convert {path} -o model.gguf makes one",
+            )
         if not path.is_file() and path.exists():  # a pipe would be waited for
             raise ModelFileError(f"{path} is not a regular file.", "name a GGUF file")
         header = _core.Header.read(os.fsencode(path))

@@ -19,7 +19,7 @@ from apex.planning import (
     require_moments,
 )
 from apex.policy import Layout, Role, role_of
-from apex.sources import Source, Tensor, open_model
+from apex.sources import Source, Tensor, open_source
 from apex.types import TYPES
 from apex.verification.outputs import OutputErrors
 from apex.verification.report import Sums, TensorError, VerifyReport, root
@@ -57,8 +57,8 @@ def verify(
         raise UsageError(
             f"{threads} threads cannot work.", "give a number of threads, or 0 for all"
         )
-    ours = open_model(quantized) if isinstance(quantized, (str, os.PathLike)) else quantized
-    theirs = open_model(source) if isinstance(source, (str, os.PathLike)) else source
+    ours = open_source(quantized) if isinstance(quantized, (str, os.PathLike)) else quantized
+    theirs = open_source(source) if isinstance(source, (str, os.PathLike)) else source
     matrix = None if imatrix is None else load_imatrix(imatrix)
     moments = None if second_moments is None else load_second_moments(second_moments)
     pairs = _pairs(ours, theirs)

@@ -5,13 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import gguf
+import numpy as np
 import pytest
 import yaml
 from support.evaluations import results, written
@@ -28,12 +32,16 @@ WORDS = "the quick brown fox jumps over the lazy dog and runs away into the dark
 
 @pytest.fixture
 def asked(tiny_model: Path, tmp_path: Path) -> Publication:
-    """A small publication of everything that there is to measure but speed."""
+    """A small publication, of which nothing is done."""
+    return make_asked(tiny_model, tmp_path)
+
+
+def make_asked(model: Path, tmp_path: Path) -> Publication:
     text, judge = tmp_path / "text.txt", tmp_path / "judge.txt"
     text.write_text(WORDS * 40)
     judge.write_text("".join(sorted(WORDS)) * 40)
     return Publication(
-        model=tiny_model,
+        model=model,
         folder=tmp_path / "out",
         tiers=("quality", "mini"),
         texts=(text,),
@@ -54,6 +62,23 @@ def run(asked: Publication, **which: Any) -> dict[str, str]:
     return ran
 
 
+@pytest.fixture(scope="module")
+def original(
+    tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Publication, dict[str, str]]:
+    """One that was published, and why each of its steps ran. Not to be changed."""
+    asked = make_asked(tiny_model, tmp_path_factory.mktemp("original"))
+    return asked, run(asked)
+
+
+@pytest.fixture
+def published(original: tuple[Publication, dict[str, str]], tmp_path: Path) -> Publication:
+    """A copy of it."""
+    asked, _ = original
+    shutil.copytree(asked.folder, tmp_path / "copy")
+    return replace(asked, folder=tmp_path / "copy")
+
+
 def contents(folder: Path, *, work: bool = False) -> dict[str, str]:
     """By name, what is published."""
     return {
@@ -63,8 +88,8 @@ def contents(folder: Path, *, work: bool = False) -> dict[str, str]:
     }
 
 
-def test_everything_is_there(asked: Publication) -> None:
-    ran = run(asked)
+def test_everything_is_there(original: tuple[Publication, dict[str, str]], tmp_path: Path) -> None:
+    asked, ran = original
     assert list(ran) == [
         "calibrate",
         "quantize",
@@ -80,7 +105,7 @@ def test_everything_is_there(asked: Publication) -> None:
     assert set(ran.values()) == {"not made yet"}
     folder = asked.folder
     quality, mini = folder / "tiny-APEX-Quality.gguf", folder / "tiny-APEX-Mini.gguf"
-    alone = asked.folder.parent / "alone.gguf"
+    alone = tmp_path / "alone.gguf"
     apex.quantize(asked.model, alone, tier="mini", imatrix=folder / "tiny.imatrix.gguf")
     assert mini.read_bytes()[-4096:] == alone.read_bytes()[-4096:]
     metadata = apex.open_model(mini).metadata
@@ -101,12 +126,11 @@ def test_everything_is_there(asked: Publication) -> None:
     assert not list(folder.rglob("*.partial"))
 
 
-def test_the_card_says_what_was_measured(asked: Publication) -> None:
-    run(asked)
-    text = (asked.folder / "README.md").read_text()
+def test_the_card_says_what_was_measured(published: Publication) -> None:
+    text = (published.folder / "README.md").read_text()
     _, front, body = text.split("---\n", 2)
     assert yaml.safe_load(front)["pipeline_tag"] == "text-generation"
-    results = json.loads((asked.folder / "work" / "results-tiny-APEX-Mini.json").read_text())
+    results = json.loads((published.folder / "work" / "results-tiny-APEX-Mini.json").read_text())
     (model,) = results["models"]
     far = model["divergence"]["kl"]
     assert f"{far['value']:.5f} ± {far['error']:.5f}" in body
@@ -134,8 +158,6 @@ def test_the_card_has_tasks_of_the_harness(asked: Publication, tmp_path: Path) -
 
 
 def test_smaller_caches(asked: Publication) -> None:
-    from dataclasses import replace
-
     ran = run(replace(asked, caches=True, tiers=("quality",)))
     names = ["caches F16 F16", "caches Q8_0 Q8_0", "caches Q8_0 Q4_0", "caches Q4_0 Q4_0"]
     assert [name for name in ran if name.startswith("caches")] == names
@@ -148,6 +170,33 @@ def test_smaller_caches(asked: Publication) -> None:
     assert sizes[1] < 0.3 * sizes[0]
 
 
+def test_other_peoples_files_and_a_projector(asked: Publication, tmp_path: Path) -> None:
+    other, projector = tmp_path / "other-Q4_K_M.gguf", tmp_path / "vision.gguf"
+    apex.quantize(asked.model, other, file_type="Q4_K_M")
+    writer = gguf.GGUFWriter(projector, "clip")
+    writer.add_type("mmproj")
+    writer.add_tensor("v.weight", np.ones((4, 32), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    asked = replace(asked, tiers=("mini",), baselines=(other,), projector=projector)
+    assert "evaluate other-Q4_K_M.gguf" in run(asked)
+    copied = asked.folder / "mmproj-vision.gguf"
+    assert copied.read_bytes() == projector.read_bytes()
+    card = (asked.folder / "README.md").read_text()
+    assert "| other-Q4_K_M |" in card and "--mmproj mmproj-vision.gguf" in card
+    (entry,) = yaml.safe_load((asked.folder / "gallery.yaml").read_text())
+    assert [file["filename"].rpartition("/")[2] for file in entry["files"]] == [
+        *("tiny-APEX-Mini.gguf", copied.name)
+    ]
+    assert entry["overrides"]["mmproj"].endswith(copied.name)
+    with pytest.raises(UsageError, match="not a projector"):
+        Pipeline(replace(asked, projector=other))
+    with pytest.raises(UsageError, match="has the name of one of ours"):
+        Pipeline(replace(asked, baselines=(asked.folder / "tiny-APEX-Mini.gguf",)))
+
+
 def test_the_cache_to_recommend() -> None:
     def cache(name: str, size: int, kl: float) -> Cache:
         return Cache(name, name, {8192: size}, kl, 0.1, {})
@@ -156,18 +205,14 @@ def test_the_cache_to_recommend() -> None:
     assert smallest_without_loss([first, near, far]) is near
 
 
-def test_a_second_run_does_nothing(asked: Publication) -> None:
-    run(asked)
-    before = {path: path.stat().st_mtime_ns for path in asked.folder.rglob("*")}
-    assert run(asked) == {}
-    assert before == {path: path.stat().st_mtime_ns for path in asked.folder.rglob("*")}
+def test_a_second_run_does_nothing(published: Publication) -> None:
+    before = {path: path.stat().st_mtime_ns for path in published.folder.rglob("*")}
+    assert run(published) == {}
+    assert before == {path: path.stat().st_mtime_ns for path in published.folder.rglob("*")}
 
 
-def test_a_changed_option_makes_what_depends_on_it(asked: Publication) -> None:
-    from dataclasses import replace
-
-    run(asked)
-    ran = run(replace(asked, evaluate_chunks=1))
+def test_a_changed_option_makes_what_depends_on_it(published: Publication) -> None:
+    ran = run(replace(published, evaluate_chunks=1))
     assert ran["evaluate the original"] == "number of chunks was 2 and is 1"
     assert ran["card"].endswith("has changed")
     assert set(ran) == {
@@ -175,23 +220,21 @@ def test_a_changed_option_makes_what_depends_on_it(asked: Publication) -> None:
     }
 
 
-def test_a_missing_file_is_made_again_and_nothing_else(asked: Publication) -> None:
-    run(asked)
-    mini = asked.folder / "tiny-APEX-Mini.gguf"
+def test_a_missing_file_is_made_again_and_nothing_else(published: Publication) -> None:
+    mini = published.folder / "tiny-APEX-Mini.gguf"
     before = mini.read_bytes()
     mini.unlink()
-    assert run(asked) == {"quantize": "tiny-APEX-Mini.gguf is missing"}
+    assert run(published) == {"quantize": "tiny-APEX-Mini.gguf is missing"}
     assert mini.read_bytes() == before
 
 
-def test_what_a_person_wrote_is_not_replaced(asked: Publication) -> None:
-    run(asked)
-    card = asked.folder / "README.md"
+def test_what_a_person_wrote_is_not_replaced(published: Publication) -> None:
+    card = published.folder / "README.md"
     card.write_text("better words")
     with pytest.raises(OutputError, match=r"README\.md is not as apex publish left it") as caught:
-        run(asked)
+        run(published)
     assert "--skip card" in str(caught.value.hint)
-    assert run(asked, skip=["card"]) == {}
+    assert run(published, skip=["card"]) == {}
     assert card.read_text() == "better words"
 
 
@@ -264,7 +307,7 @@ def test_the_template_is_a_publication(tmp_path: Path) -> None:
     file = tmp_path / "publish.toml"
     file.write_text(template())
     found = load_publication(file, {"chunks": 3})
-    assert found.model == tmp_path / "model-f16.gguf"
+    assert found.model == Path("OWNER/NAME")
     assert found.chunks == 3
     assert found.speed and found.built_in
     assert found.card.base_model is None
@@ -274,6 +317,7 @@ def test_the_template_is_a_publication(tmp_path: Path) -> None:
     file.write_text(every)
     found = load_publication(file, {})
     assert found.split_max_size == 45 * 10**9
+    assert found.mmproj and not found.mtp
     assert found.card.languages == ("en",)
     assert found.hellaswag == tmp_path / "hellaswag_val_full.txt"
 
@@ -299,8 +343,6 @@ def test_a_wrong_file(tmp_path: Path, text: str, message: str) -> None:
 
 
 def test_nothing_is_written_before_all_is_checked(asked: Publication, tmp_path: Path) -> None:
-    from dataclasses import replace
-
     with pytest.raises(UsageError, match="no tier 'minni'"):
         Pipeline(replace(asked, tiers=("minni",)))
     with pytest.raises(UsageError, match="is not a file"):

@@ -22,7 +22,8 @@ import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-STAMP = HERE / ".unpacked"  # holds the sha256 of what lies here; written last
+PIN = HERE / "pin.json"
+STAMP = HERE / ".unpacked"  # holds the sha256 of the pin that lies here unpacked; written last
 
 
 class FetchError(Exception):
@@ -46,14 +47,19 @@ def download(pin: dict, folder: Path) -> Path:
     return found[0]
 
 
-def check(sdist: Path, expected: str) -> None:
+def digest_of(path: Path) -> str:
     digest = hashlib.sha256()
-    with sdist.open("rb") as file:
+    with path.open("rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
-    if digest.hexdigest() != expected:
+    return digest.hexdigest()
+
+
+def check(sdist: Path, expected: str) -> None:
+    digest = digest_of(sdist)
+    if digest != expected:
         raise FetchError(
-            f"{sdist.name} has sha256 {digest.hexdigest()}, the pin wants {expected}\n"
+            f"{sdist.name} has sha256 {digest}, the pin wants {expected}\n"
             "hint: the file is damaged or is not the pinned one; nothing was unpacked"
         )
 
@@ -88,15 +94,15 @@ def unpack(sdist: Path, pin: dict) -> None:
             if target.is_dir():
                 shutil.rmtree(target)
             entry.replace(target)
-    STAMP.write_text(pin["sha256"] + "\n", encoding="ascii")
+    STAMP.write_text(digest_of(PIN) + "\n", encoding="ascii")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Bring the pinned llama.cpp sources here.")
     parser.add_argument("--sdist", type=Path, help="use this file instead of downloading")
     arguments = parser.parse_args()
-    pin = json.loads((HERE / "pin.json").read_text(encoding="utf-8"))
-    if STAMP.is_file() and STAMP.read_text(encoding="ascii").strip() == pin["sha256"]:
+    pin = json.loads(PIN.read_text(encoding="utf-8"))
+    if STAMP.is_file() and STAMP.read_text(encoding="ascii").strip() == digest_of(PIN):
         return 0
     try:
         with tempfile.TemporaryDirectory(prefix="apex-fetch-") as folder:
