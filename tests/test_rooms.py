@@ -44,8 +44,8 @@ PYTHON = {
     },
     "reporting": {"errors", "files"},
     "publishing": {
-        *("calibration", "errors", "evaluation", "files", "inference", "planning", "policy"),
-        *("quantizing", "reporting", "sizes", "sources", "verification", "_core"),
+        *("calibration", "conversion", "errors", "evaluation", "files", "inference", "planning"),
+        *("policy", "quantizing", "reporting", "sizes", "sources", "verification", "_core"),
     },
     "demo": {"errors", "_core"},
 }
