@@ -148,7 +148,7 @@ def test_the_card_has_tasks_of_the_harness(asked: Publication, tmp_path: Path) -
     file = PublishedFile("mini", "small", (asked.model,), ("0",), 9, {})
     facts = facts_of(
         CardFacts(), {}, "M", files=[file], results=load_results(written(tmp_path, results())),
-        caches=(), calibration="", versions={}, plots=(),
+        caches=(), calibration="", versions={}, plots=(), projector=None,
     )  # fmt: skip
     card = render_card(facts)
     assert "| gsm8k, 5 shots | exact_match (strict-match) ↑ | perplexity ↓ |" in card
