@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from apex.errors import UsageError
+
 if TYPE_CHECKING:
     from apex.evaluation import HarnessOptions
 
@@ -82,11 +84,13 @@ class HarnessArguments:
     ] = False
 
     def harness_options(self) -> HarnessOptions | None:
-        """These, as ``apex.evaluation`` takes them; None without a task."""
+        """These, as ``apex.evaluation`` takes them; None without a task. Raises UsageError."""
         from apex.evaluation import HarnessOptions
 
         names = [name.strip() for given in self.harness or () for name in given.split(",")]
         if not any(names):
+            if self.harness_path is not None:
+                raise UsageError("No task of the folder is named.", "name some with --harness")
             return None
         return HarnessOptions(
             tasks=[name for name in names if name],

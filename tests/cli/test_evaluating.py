@@ -69,3 +69,7 @@ def test_one_sentence(apex_cli: Apex, language_model: Path, offline: dict[str, s
     assert result.returncode == 2
     assert "none does not hold tasks" in result.stderr
     assert len(result.stderr.splitlines()) == 2
+    result = apex_cli("eval", language_model, "--harness-path", "tasks")
+    assert result.returncode == 2
+    assert "No task of the folder is named" in result.stderr
+    assert len(result.stderr.splitlines()) == 2

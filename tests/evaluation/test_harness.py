@@ -323,6 +323,18 @@ def test_tasks_that_cannot_be_loaded(
 
 
 @harness_installed
+def test_tasks_that_run_code_are_asked_for(language_model: Path, data: Path) -> None:
+    documents = [{"question": "What is one?", "choices": ["1", "2"], "answer": 0}]
+    write_task(data, "apex_code", documents, unsafe_code=True, **CHOICES)
+    with pytest.raises(UsageError, match="The task apex_code runs what the model writes"):
+        Evaluator([language_model], EvalOptions(harness=HarnessOptions(["apex_code"], data)))
+    options = HarnessOptions(["apex_code"], data, run_code=True)
+    evaluator = Evaluator([language_model], EvalOptions(harness=options, file_hash=False))
+    evaluator.run()
+    assert evaluator.models[0].harness[0].samples == 1
+
+
+@harness_installed
 @pytest.mark.slow  # reads all tasks that come with the harness
 def test_a_task_that_nobody_knows(language_model: Path) -> None:
     with pytest.raises(UsageError, match="does not have a task 'gsm8l'") as caught:
