@@ -114,12 +114,19 @@ COMMANDS = (
         ("apex calibration", "apex calibration --export texts"),
     ),
     Entry(
+        "data",
+        "data",
+        "data",
+        ("apex data", "apex data all", "apex data wikitext-2 hellaswag -o folder"),
+    ),
+    Entry(
         "eval",
         "evaluating",
         "evaluate",
         (
             "apex eval q4.gguf q6.gguf -r f16.gguf -f wiki.test.raw -o results.json",
             "apex eval q4.gguf --hellaswag hellaswag_val_full.txt --tasks 400",
+            "apex eval q4.gguf --harness gsm8k,ifeval --harness-chat",
             "apex eval q4.gguf --speed --cache-type-k q8_0 --cache-type-v q8_0",
             "apex eval -r f16.gguf -f wiki.test.raw --write-base f16.kld",
         ),

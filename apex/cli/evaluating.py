@@ -11,6 +11,7 @@ import typer
 
 from apex.cli import output
 from apex.cli.arguments import FILES, JsonArgument, OverwriteArgument, QuietArgument
+from apex.cli.harness_arguments import HarnessArguments
 from apex.cli.measurements import print_results
 from apex.cli.output import Printer
 from apex.cli.progress import showing_stages
@@ -26,7 +27,9 @@ _TEXT, _TASKS, _SPEED = "Text", "Tasks", "Speed"
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateArguments(QuietArgument, JsonArgument, OverwriteArgument, RunArguments):
+class EvaluateArguments(
+    QuietArgument, JsonArgument, OverwriteArgument, RunArguments, HarnessArguments
+):
     """What ``apex eval`` is given."""
 
     models: Annotated[
@@ -189,6 +192,7 @@ def evaluate(given: EvaluateArguments) -> None:
             text=given.file,
             chunks=given.chunks,
             tasks=[(kind, path, given.tasks) for kind, path in given.task_files()],
+            harness=given.harness_options(),
             speed=speed,
             mtp=given.mtp,
             tensor_errors=given.tensor_errors,

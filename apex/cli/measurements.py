@@ -22,6 +22,8 @@ def print_results(evaluator: Evaluator, printer: Printer) -> None:
         _print_mtp(results, printer)
     if any(result.tasks for result in results):
         _print_tasks(results, printer)
+    if any(result.harness for result in results):
+        _print_harness(results, printer)
     if any(result.speed for result in results):
         _print_speed(results, printer)
     for text in evaluator.notes:
@@ -105,6 +107,26 @@ def _print_tasks(results: list[ModelResult], printer: Printer) -> None:
                 f"{100 * low:.2f} to {100 * high:.2f}",
                 f"{100 * task.chance:.2f}",
             )
+    printer.table(table)
+
+
+def _print_harness(results: list[ModelResult], printer: Printer) -> None:
+    numbers = ("documents", "shots", "value")
+    table = Table(
+        "Tasks of lm-evaluation-harness", ("model", "task", "metric", *numbers), numbers, names=2
+    )
+    for result in results:
+        for score in result.harness:
+            if score.part_of is None:
+                error = "" if score.error is None else f" ± {score.error:.4f}"
+                table.add(
+                    _name(result),
+                    score.task,
+                    score.metric if score.filter == "none" else f"{score.metric}, {score.filter}",
+                    score.samples,
+                    "" if score.shots is None else score.shots,
+                    f"{score.value:.4f}{error}",
+                )
     printer.table(table)
 
 

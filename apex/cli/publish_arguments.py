@@ -104,6 +104,14 @@ class PublishArguments(QuietArgument, JsonArgument, OverwriteArgument, ThreadsAr
     multiple_choice: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Tasks.", rich_help_panel=_JUDGE)
     ] = None
+    harness: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TASK",
+            help="A task of lm-evaluation-harness, such as gsm8k; may be repeated.",
+            rich_help_panel=_JUDGE,
+        ),
+    ] = None
     speed: Annotated[
         bool, typer.Option("--speed", help="Measure speed.", rich_help_panel=_JUDGE)
     ] = False
@@ -223,6 +231,7 @@ class PublishArguments(QuietArgument, JsonArgument, OverwriteArgument, ThreadsAr
             "hellaswag": self.hellaswag,
             "winogrande": self.winogrande,
             "multiple_choice": self.multiple_choice,
+            "harness": tuple(self.harness) if self.harness else None,
             "speed": True if self.speed else None,
             "upload": True if self.upload else None,
             "public": True if self.public else None,

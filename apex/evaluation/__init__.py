@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from apex.evaluation.evaluate import Evaluator
+from apex.evaluation.harness import HarnessOptions, HarnessScore
 from apex.evaluation.options import EvalOptions, EvalProgress, SpeedOptions
 from apex.evaluation.results import ModelResult
 from apex.evaluation.statistics import Divergence, Measured, Perplexity
@@ -15,6 +16,8 @@ __all__ = [
     "EvalOptions",
     "EvalProgress",
     "Evaluator",
+    "HarnessOptions",
+    "HarnessScore",
     "Measured",
     "ModelResult",
     "Perplexity",

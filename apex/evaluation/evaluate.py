@@ -15,6 +15,7 @@ from apex import _core
 from apex.cpu import cpu_info
 from apex.errors import UsageError
 from apex.evaluation.base_file import BaseFile, open_base_file
+from apex.evaluation.harness import Harness
 from apex.evaluation.language import LanguageRun, TextPass, text_chunks
 from apex.evaluation.options import EvalOptions, EvalProgress, Report
 from apex.evaluation.results import ModelResult
@@ -56,10 +57,11 @@ class Evaluator:
             raise UsageError("There is nothing to compare with the reference.", "give a model")
         if options.tensor_errors and reference is None:
             raise UsageError("Tensors are compared with a reference.", "give --reference MODEL")
-        if not (options.text or base or options.tasks or options.speed or options.tensor_errors):
+        asked = (options.text, base, options.tasks, options.harness, options.speed)
+        if not any((*asked, options.tensor_errors)):
             raise UsageError(
                 "Nothing was asked for.",
-                "give a text (-f FILE), tasks (--hellaswag FILE, …) or --speed",
+                "give a text (-f FILE), tasks (--hellaswag FILE, --harness NAME, …) or --speed",
             )
         self.options = options
         self.base: BaseFile | None = None if base is None else open_base_file(base)
@@ -84,6 +86,8 @@ class Evaluator:
         if self.write_base is not None:
             check_output([self.write_base], self.inputs, overwrite=True)
         self._run_options = self._options_for_base()
+        # Last: it may fetch data.
+        self._harness = None if options.harness is None else Harness(options.harness)
 
     def _options_for_base(self) -> RunOptions:
         """A base file decides the context length."""
@@ -193,7 +197,7 @@ class Evaluator:
             )
 
     def _run_tasks_and_speed(self, result: ModelResult, report: Report) -> None:
-        if not self._tasks and self.options.speed is None:
+        if not self._tasks and self._harness is None and self.options.speed is None:
             return
         file, model = load_model(result.file, gpu_layers=self.options.run.gpu_layers)
         for tasks in self._tasks:
@@ -205,6 +209,14 @@ class Evaluator:
                 report(EvalProgress(so_far.kind, result.name, so_far.tasks, total, estimate))
 
             result.tasks[-1] = run_tasks(file, model, tasks, self._run_options, on_task)
+        if self._harness is not None:
+            result.harness, notes = self._harness.run(
+                file,
+                model,
+                self._run_options,
+                lambda what, done, total: report(EvalProgress(what, result.name, done, total)),
+            )
+            self.notes += notes
         if self.options.speed is not None:
             result.speed = measure_speed(
                 file,
@@ -272,6 +284,7 @@ class Evaluator:
                     }
                     for t in self._tasks
                 ],
+                "harness": None if self._harness is None else self._harness.to_dict(),
             },
             "seconds": self.seconds,
             "peak_memory_bytes": peak_memory(),

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from apex.evaluation.harness import HarnessOptions
 from apex.inference import RunOptions
 
 __all__ = ["EvalOptions", "EvalProgress", "Report", "SpeedOptions"]
@@ -29,6 +30,7 @@ class EvalOptions:
         text: for perplexity and divergence.
         chunks: how many chunks of the text to run at most.
         tasks: (kind, file, number or None) of HellaSwag, Winogrande or multiple choice.
+        harness: tasks of lm-evaluation-harness; None for none.
         speed: None to leave it out.
         mtp: run the multi-token-prediction head too.
         tensor_errors: compare every tensor's weights with the reference model's.
@@ -39,6 +41,7 @@ class EvalOptions:
     text: str | os.PathLike[str] | None = None
     chunks: int | None = None
     tasks: Sequence[tuple[str, str | os.PathLike[str], int | None]] = ()
+    harness: HarnessOptions | None = None
     speed: SpeedOptions | None = None
     mtp: bool = False
     tensor_errors: bool = False

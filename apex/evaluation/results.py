@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from apex.evaluation.harness import HarnessScore
 from apex.evaluation.speed import Speed
 from apex.evaluation.statistics import Divergence, Measured, Perplexity
 from apex.evaluation.tasks import TaskResult
@@ -23,8 +24,8 @@ class ModelResult:
         file: the model.
         is_reference: whether the others are compared with it.
         sha256: of each of its files.
-        perplexity, divergence, mtp_agreement, mtp_perplexity, tasks, speed, errors: as measured;
-            None or empty where not.
+        perplexity, divergence, mtp_agreement, mtp_perplexity, tasks, harness, speed, errors: as
+            measured; None or empty where not.
     """
 
     file: ModelFile
@@ -35,6 +36,7 @@ class ModelResult:
     mtp_agreement: Measured | None = None
     mtp_perplexity: Perplexity | None = None
     tasks: list[TaskResult] = field(default_factory=list)
+    harness: list[HarnessScore] = field(default_factory=list)
     speed: Speed | None = None
     errors: VerifyReport | None = None
 
@@ -67,6 +69,7 @@ class ModelResult:
             "mtp_agreement": data(self.mtp_agreement),
             "mtp_perplexity": data(self.mtp_perplexity),
             "tasks": [task.to_dict() for task in self.tasks],
+            "harness": [score.to_dict() for score in self.harness],
             "speed": data(self.speed),
             "tensors": self._tensors(),
         }

@@ -15,6 +15,14 @@ import numpy.typing as npt
 
 from apex import _core
 from apex.errors import RunError
+from apex.evaluation.continuations import (
+    SEQUENCES,
+    Continuations,
+    Layout,
+    groups,
+    lay_out,
+    run_batch,
+)
 from apex.evaluation.statistics import share, wilson
 from apex.evaluation.task_files import Choice, Tasks
 from apex.inference import RunOptions, make_context, running
@@ -22,8 +30,6 @@ from apex.sources import ModelFile
 
 __all__ = ["TaskResult", "run_tasks"]
 
-# Parallel sequences of llama-perplexity's tasks.
-_SEQUENCES = 4
 # Winogrande scores only what follows the choices where both leave more tokens than this.
 _MIN_TRAILING = 3
 _FEWEST_FOR_ERROR = 100
@@ -77,20 +83,15 @@ class TaskResult:
         }
 
 
-class _Task:
-    """A task as tokens, and where its logits are in the batch that holds it."""
+class _Task(Continuations):
+    """A task as tokens."""
 
     def __init__(self, choice: Choice, model: _core.Model) -> None:
-        self.choice = choice
-        self.tokens = [model.tokenize(text) for text in choice.texts]
-        shortest = min(map(len, self.tokens))
-        same = np.all([part[:shortest] == self.tokens[0][:shortest] for part in self.tokens], 0)
         # Outside of Winogrande every continuation needs a token of its own, even one that is the
         # beginning of another.
-        longest = shortest if choice.contexts else shortest - 1
-        self.prefix = longest if same.all() else int(np.argmin(same))
+        super().__init__(map(model.tokenize, choice.texts), own=0 if choice.contexts else 1)
+        self.choice = choice
         self.bases = [len(model.tokenize(text)) for text in choice.contexts]
-        self.needed = self.prefix + sum(len(part) - self.prefix for part in self.tokens)
 
 
 def run_tasks(
@@ -104,13 +105,14 @@ def run_tasks(
 
     progress: called after every batch with the result so far and the number of all tasks.
     """
-    sequences = max(_SEQUENCES, *(len(choice.texts) for choice in tasks.choices))
+    sequences = max(SEQUENCES, *(len(choice.texts) for choice in tasks.choices))
     context = make_context(file, model, options, sequences=sequences, unified_cache=True)
     with running(file.path):
         tokenized = [_Task(choice, model) for choice in tasks.choices]
         correct = done = answers = 0
         length = sequences * options.context_length
-        for group in _groups(tasks, tokenized, length, sequences):
+        _check_length(tasks, tokenized, length)
+        for group in groups(tokenized, length, sequences):
             for task, scores in zip(
                 group, _scores(context, group, tasks.kind, options), strict=True
             ):
@@ -123,12 +125,7 @@ def run_tasks(
     return result
 
 
-def _groups(
-    tasks: Tasks, tokenized: Sequence[_Task], length: int, sequences: int
-) -> Iterator[list[_Task]]:
-    """Tasks that run together: as many as fit the batch's tokens and sequences."""
-    group: list[_Task] = []
-    used = answers = 0
+def _check_length(tasks: Tasks, tokenized: Sequence[_Task], length: int) -> None:
     for index, task in enumerate(tokenized):
         if task.needed > length:
             raise RunError(
@@ -136,50 +133,21 @@ def _groups(
                 f"for {length}.",
                 "use a larger --ctx-size",
             )
-        if group and (used + task.needed > length or answers + len(task.tokens) > sequences):
-            yield group
-            group, used, answers = [], 0, 0
-        group.append(task)
-        used += task.needed
-        answers += len(task.tokens)
-    if group:
-        yield group
 
 
 def _scores(
     context: _core.Context, group: Sequence[_Task], kind: str, options: RunOptions
 ) -> Iterator[npt.NDArray[np.float64]]:
     """Of each task, the mean log-probability of each continuation."""
-    tokens, positions, firsts, shared, outputs = [], [], [], [], []
+    # Winogrande asks for the logits of the last token too, which nobody reads.
+    unread = 0 if kind == "winogrande" else 1
     starts = []
-    sequence = rows = 0
+    rows = 0
     for task in group:
         # Without a common prefix there is no row for its last token; it is counted all the same, as
         # there, and moves what follows by one.
         starts.append(rows)
-        unread = 0 if kind == "winogrande" else 1
         rows += 1 + sum(len(part) - task.prefix - unread for part in task.tokens)
-        count = len(task.tokens)
-        prefix = np.arange(task.prefix)
-        tokens.append(task.tokens[0][: task.prefix])
-        positions.append(prefix)
-        firsts.append(np.full(task.prefix, sequence))
-        shared.append(np.full(task.prefix, count))
-        outputs.append(prefix == task.prefix - 1)
-        for answer, part in enumerate(task.tokens):
-            rest = np.arange(task.prefix, len(part))
-            tokens.append(part[task.prefix :])
-            positions.append(rest)
-            firsts.append(np.full(len(rest), sequence + answer))
-            shared.append(np.ones(len(rest)))
-            # Winogrande asks for the logits of the last token too, which nobody reads.
-            outputs.append((rest < len(part) - 1) | (kind == "winogrande"))
-        sequence += count
-    read = _Reader(
-        context,
-        [np.concatenate(part) for part in (tokens, positions, firsts, outputs, shared)],
-        options,
-    )
     wanted = [
         _winogrande_pairs(task, start) if kind == "winogrande" else _pairs(task, start)
         for task, start in zip(group, starts, strict=True)
@@ -190,7 +158,9 @@ def _scores(
         else (np.empty(0, int), np.empty(0, int))
         for task, start in zip(group, starts, strict=True)
     ]
-    values, first_values = read.values([pair for pairs in wanted for pair in pairs], heads)
+    batch = lay_out(group, lambda part, places: places < len(part) - unread)
+    read = _read(context, batch, options, [pair for pairs in wanted for pair in pairs], heads)
+    values, first_values = map(iter, read)
     for task, pairs in zip(group, wanted, strict=True):
         own = [next(values) for _ in pairs]
         if kind == "winogrande":
@@ -200,6 +170,29 @@ def _scores(
 
 
 Pair = tuple[npt.NDArray[Any], npt.NDArray[Any]]  # rows of logits, tokens
+Values = list[npt.NDArray[np.float32]]
+
+
+def _read(
+    context: _core.Context,
+    batch: Layout,
+    options: RunOptions,
+    pairs: Sequence[Pair],
+    heads: Sequence[Pair],
+) -> tuple[Values, Values]:
+    """Log-probabilities of the pairs, and probabilities of the heads, in their order."""
+    scores = [np.zeros(len(rows), np.float32) for rows, _ in pairs]
+    firsts = [np.zeros(len(rows), np.float32) for rows, _ in heads]
+    for there in run_batch(context, batch, options):
+        for wanted, result, read in (
+            (pairs, scores, context.log_probabilities),
+            (heads, firsts, context.probabilities),
+        ):
+            for (rows, tokens), target in zip(wanted, result, strict=True):
+                here = (rows >= there.start) & (rows < there.stop)
+                if here.any():
+                    target[here] = read(rows[here] - there.start, tokens[here], options.threads)
+    return scores, firsts
 
 
 def _pairs(task: _Task, start: int) -> list[Pair]:
@@ -266,46 +259,3 @@ def _best(scores: npt.NDArray[np.float64], kind: str) -> int:
     if kind == "winogrande":
         return 0 if scores[0] > scores[1] else 1
     return int(np.argmax(scores))
-
-
-class _Reader:
-    """Runs a batch that may be too large for one call, and reads scores of its rows."""
-
-    def __init__(
-        self, context: _core.Context, batch: Sequence[npt.NDArray[Any]], options: RunOptions
-    ) -> None:
-        self._context = context
-        self._tokens, self._positions, self._firsts, outputs, self._shared = batch
-        self._outputs = outputs.astype(bool)
-        self._step = options.batch_size
-        self._threads = options.threads
-
-    def values(
-        self, pairs: Sequence[Pair], heads: Sequence[Pair]
-    ) -> tuple[Iterator[npt.NDArray[np.float32]], Iterator[npt.NDArray[np.float32]]]:
-        """Log-probabilities of the pairs, and probabilities of the heads, in their order."""
-        context = self._context
-        scores = [np.zeros(len(rows), np.float32) for rows, _ in pairs]
-        firsts = [np.zeros(len(rows), np.float32) for rows, _ in heads]
-        context.clear()
-        done = 0
-        for begin in range(0, len(self._tokens), self._step):
-            part = slice(begin, begin + self._step)
-            context.decode(
-                self._tokens[part],
-                self._positions[part],
-                self._firsts[part],
-                self._outputs[part],
-                self._shared[part],
-            )
-            count = int(self._outputs[part].sum())
-            for wanted, result, read in (
-                (pairs, scores, context.log_probabilities),
-                (heads, firsts, context.probabilities),
-            ):
-                for (rows, tokens), target in zip(wanted, result, strict=True):
-                    here = (rows >= done) & (rows < done + count)
-                    if here.any():
-                        target[here] = read(rows[here] - done, tokens[here], self._threads)
-            done += count
-        return iter(scores), iter(firsts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from urllib.parse import quote
 
@@ -22,6 +23,7 @@ def render_card(facts: Facts) -> str:
         *_files(facts),
         *_quality(facts),
         *_tasks(facts),
+        *_harness(facts),
         *_speed(facts),
         *_memory(facts),
         *_caches(facts),
@@ -132,6 +134,23 @@ def _tasks(facts: Facts) -> Iterator[str]:
     yield from ("", "*Per cent that were solved, and the standard error.*")
 
 
+def _harness(facts: Facts) -> Iterator[str]:
+    scores = () if facts.results is None else facts.results.harness
+    if not scores:
+        return
+    yield from ("", "## Tasks of lm-evaluation-harness")
+    for task in dict.fromkeys(score.task for score in scores):
+        of_this = [score for score in scores if score.task == task]
+        metrics = list(dict.fromkeys(score.metric for score in of_this))
+        yield from ("", f"| {task} | {' | '.join(metrics)} |", f"|---|{'---:|' * len(metrics)}")
+        for model in dict.fromkeys(score.model for score in of_this):
+            values = {score.metric: score.value for score in of_this if score.model is model}
+            cells = (_number(values.get(metric), 4) for metric in metrics)
+            yield f"| {model.label} | {' | '.join(cells)} |"
+        first = of_this[0].setting
+        yield from ("", f"*Over {first.tasks} {'document' if first.tasks == 1 else 'documents'}.*")
+
+
 def _speed(facts: Facts) -> Iterator[str]:
     speeds = () if facts.results is None else facts.results.speeds
     if not speeds:
@@ -231,7 +250,10 @@ def short_name(facts: Facts) -> str:
 
 
 def _number(number: Number | None, digits: int) -> str:
-    return "" if number is None else f"{number.value:.{digits}f} ± {number.error:.{digits}f}"
+    if number is None:
+        return ""
+    error = "" if math.isnan(number.error) else f" ± {number.error:.{digits}f}"
+    return f"{number.value:.{digits}f}{error}"
 
 
 def _size(count: int) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from apex.calibration.identity import model_digest
 from apex.errors import UsageError
-from apex.evaluation import EvalOptions, Evaluator, SpeedOptions
+from apex.evaluation import EvalOptions, Evaluator, HarnessOptions, SpeedOptions
 from apex.inference import RunOptions
 from apex.publishing.making import making_of
 from apex.publishing.planned import Planned
@@ -46,6 +46,10 @@ def evaluate_steps(planned: Planned, calibrated: Step | None) -> list[Step]:
             "content of the tasks": digest_of(*(p for _, p in asked.tasks))
             if asked.tasks
             else None,
+            "list of tasks of lm-evaluation-harness": _harness_words(asked),
+            "content of the folder of such tasks": None
+            if asked.harness_path is None
+            else digest_of(*sorted(asked.harness_path.rglob("*.yaml"))),
             "measuring of speed": "yes" if asked.speed else None,
         },
         write_base=base,
@@ -126,8 +130,21 @@ def _options(asked: Publication) -> EvalOptions:
         text=asked.evaluate_on,
         chunks=asked.evaluate_chunks,
         tasks=[(kind, path, None) for kind, path in asked.tasks],
+        harness=HarnessOptions(
+            asked.harness, asked.harness_path, asked.harness_limit, chat=asked.harness_chat
+        )
+        if asked.harness
+        else None,
         speed=SpeedOptions() if asked.speed else None,
     )
+
+
+def _harness_words(asked: Publication) -> str | None:
+    """Which of its tasks, and how; None without any."""
+    if not asked.harness:
+        return None
+    how = [f"first {asked.harness_limit}"] if asked.harness_limit else []
+    return ", ".join([*asked.harness, *how, *(["chat template"] if asked.harness_chat else [])])
 
 
 def report_step(planned: Planned, evaluated: Sequence[Step]) -> Step:

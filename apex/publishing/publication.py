@@ -45,6 +45,8 @@ built_in = true
 # evaluate_chunks = 100
 # hellaswag = "hellaswag_val_full.txt"
 # winogrande = "winogrande-debiased-eval.csv"
+# harness = ["gsm8k", "ifeval"]  # tasks of lm-evaluation-harness
+# harness_limit = 200           # of each the first so many
 speed = true
 # caches = true                 # what smaller KV caches cost
 
@@ -103,6 +105,8 @@ class Publication:
         evaluate_on: the text that judges; None for no perplexity and no divergence.
         evaluate_chunks: how many of its chunks at most.
         hellaswag, winogrande, multiple_choice: files of tasks.
+        harness, harness_path, harness_limit, harness_chat: tasks of lm-evaluation-harness, and how
+            they are run, as in ``HarnessOptions``.
         speed: whether speed is measured.
         caches: whether KV caches of fewer bits are compared, with the first tier.
         baselines: other files of the model, measured and shown beside ours.
@@ -127,6 +131,10 @@ class Publication:
     hellaswag: Path | None = None
     winogrande: Path | None = None
     multiple_choice: Path | None = None
+    harness: tuple[str, ...] = ()
+    harness_path: Path | None = None
+    harness_limit: int | None = None
+    harness_chat: bool = False
     speed: bool = False
     caches: bool = False
     baselines: tuple[Path, ...] = ()
@@ -153,7 +161,7 @@ class Publication:
     @property
     def measures(self) -> bool:
         """Whether the files are judged."""
-        return bool(self.evaluate_on or self.tasks or self.speed)
+        return bool(self.evaluate_on or self.tasks or self.harness or self.speed)
 
     def checked(self) -> Publication:
         """The same with the names of tiers spelt out. Raises UsageError for what cannot be made."""

@@ -13,6 +13,7 @@ from typing import Any
 from apex.errors import UsageError
 from apex.reporting.results import (
     Divergence,
+    HarnessResult,
     Model,
     Number,
     Results,
@@ -70,6 +71,7 @@ class _Joined:
         self.models: list[Model] = []
         self._texts: dict[tuple[Model, Setting], TextResult] = {}
         self._tasks: dict[tuple[Model, Setting, str], TaskResult] = {}
+        self._harness: dict[tuple[Model, Setting, str, str], HarnessResult] = {}
         self._speeds: dict[tuple[Model, Setting], SpeedResult] = {}
         self._sources: list[tuple[str, dict[str, str]]] = []
         self._notes: list[str] = []
@@ -86,6 +88,7 @@ class _Joined:
                 setting = task_setting(data, int(task["tasks"]))
                 title = f"{task['kind']} ({task['name']})"
                 self._tasks[model, setting, title] = _task(model, setting, title, task)
+            self._add_harness(model, data, entry)
             speeds = {
                 kind: _number(value)
                 for kind, value in (entry["speed"] or {}).items()
@@ -138,6 +141,25 @@ class _Joined:
             new = replace(new, **kept)
         self._texts[model, setting] = new
 
+    def _add_harness(self, model: Model, data: dict[str, Any], entry: dict[str, Any]) -> None:
+        """The numbers of what was asked for, without those of a group's members."""
+        asked = data["settings"].get("harness") or {}
+        for score in entry.get("harness") or ():
+            if score["part_of"] is not None:
+                continue
+            parts = [
+                str(score["task"]),
+                "" if score["shots"] is None else _shots(int(score["shots"])),
+                "chat template" if asked.get("chat") else "",
+            ]
+            kind = "" if score["filter"] == "none" else f" ({score['filter']})"
+            arrow = {True: " ↑", False: " ↓", None: ""}[score["higher_is_better"]]
+            task, metric = ", ".join(filter(None, parts)), f"{score['metric']}{kind}{arrow}"
+            setting = task_setting(data, int(score["samples"]))
+            number = Number(_float(score["value"]), _float(score["error"]))
+            result = HarnessResult(model, setting, task, metric, number)
+            self._harness[model, setting, task, metric] = result
+
     def results(self) -> Results:
         """All of it in order."""
         self.models.sort(key=lambda model: (model.bytes, model.name))
@@ -147,6 +169,7 @@ class _Joined:
             self.models,
             sorted(self._texts.values(), key=lambda result: place[result.model]),
             sorted(self._tasks.values(), key=lambda result: place[result.model]),
+            sorted(self._harness.values(), key=lambda result: place[result.model]),
             sorted(self._speeds.values(), key=lambda result: place[result.model]),
             self._sources,
             self._notes,
@@ -168,6 +191,10 @@ def _facts(data: Mapping[str, Any]) -> dict[str, str]:
             if value not in (None, [], 0)
         },
     }
+
+
+def _shots(number: int) -> str:
+    return f"{number} shot" if number == 1 else f"{number} shots"
 
 
 def _is_same(one: Model, other: Model) -> bool:

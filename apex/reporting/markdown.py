@@ -90,6 +90,9 @@ def _lines(results: Results) -> Iterator[_Fields]:
     for task in results.tasks:
         line = _who(task.task, task.model, task.setting) | _pair("accuracy", task.accuracy)
         yield line | {"correct": task.correct, "tasks": task.tasks, "chance": task.chance}
+    for score in results.harness:
+        line = _who(score.task, score.model, score.setting)
+        yield line | {"metric": score.metric} | _pair("value", score.value)
     for speed in results.speeds:
         line = _who("speed", speed.model, speed.setting)
         for kind, number in speed.speeds.items():
@@ -111,4 +114,5 @@ def _who(measured: str, model: Model, setting: Setting) -> _Fields:
 def _pair(name: str, number: Number | None) -> _Fields:
     if number is None or math.isnan(number.value):
         return {}
-    return {name: number.value, f"{name}_error": number.error}
+    error = {} if math.isnan(number.error) else {f"{name}_error": number.error}
+    return {name: number.value, **error}

@@ -10,6 +10,7 @@ from apex.reporting.settings import Setting
 
 __all__ = [
     "Divergence",
+    "HarnessResult",
     "Model",
     "Number",
     "Results",
@@ -89,6 +90,22 @@ class TaskResult:
 
 
 @dataclass(frozen=True)
+class HarnessResult:
+    """One number of a task of lm-evaluation-harness, as that gives it.
+
+    Attributes:
+        task: its name, and how it was asked.
+        metric: its name, with its filter, and an arrow to where it is better.
+    """
+
+    model: Model
+    setting: Setting
+    task: str
+    metric: str
+    value: Number
+
+
+@dataclass(frozen=True)
 class SpeedResult:
     """Tokens per second by kind, such as "pp512"; the errors are standard deviations."""
 
@@ -103,7 +120,7 @@ class Results:
 
     Attributes:
         models: smallest file first.
-        texts, tasks, speeds: one for each model and setting, in the order of the models.
+        texts, tasks, harness, speeds: one for each model and setting, in the order of the models.
         sources: the name of each file, and machine, versions and settings in words.
         notes: what the reader should know.
     """
@@ -111,6 +128,7 @@ class Results:
     models: Sequence[Model]
     texts: Sequence[TextResult]
     tasks: Sequence[TaskResult]
+    harness: Sequence[HarnessResult]
     speeds: Sequence[SpeedResult]
     sources: Sequence[tuple[str, Mapping[str, str]]]
     notes: Sequence[str]

@@ -80,7 +80,8 @@ def by_setting(results: Sequence[_Result]) -> Iterator[tuple[str, list[_Result]]
 
 def sections(results: Results) -> list[Section]:
     """All that there is something to show for."""
-    found = [_quality(results), _standing(results), _mtp(results), _tasks(results), _speed(results)]
+    parts = (_quality, _standing, _mtp, _tasks, _harness, _speed)
+    found = [part(results) for part in parts]
     return [section for section in found if section.tables or section.sentences]
 
 
@@ -89,7 +90,8 @@ def _number(number: Number | None, digits: int, factor: float = 1.0) -> Cell:
         return Cell("")
     if math.isnan(number.value):
         return Cell("not finite")
-    return Cell(f"{factor * number.value:.{digits}f}", f"{factor * number.error:.{digits}f}")
+    error = "" if math.isnan(number.error) else f"{factor * number.error:.{digits}f}"
+    return Cell(f"{factor * number.value:.{digits}f}", error)
 
 
 def _plain(value: float, digits: int) -> Cell:
@@ -191,6 +193,21 @@ def _tasks(results: Results) -> Section:
             parts = [name, *([title] if title else []), f"guessing: {100 * tasks[0].chance:.2f} %"]
             tables.append(Table(", ".join(parts), ("model", "accuracy, %", "solved"), rows))
     return Section("Tasks", "", tables)
+
+
+def _harness(results: Results) -> Section:
+    tables = []
+    for name in dict.fromkeys(result.task for result in results.harness):
+        of_this = [result for result in results.harness if result.task == name]
+        for title, here in by_setting(of_this):
+            metrics = list(dict.fromkeys(result.metric for result in here))
+            rows = []
+            for model in dict.fromkeys(result.model for result in here):
+                values = {result.metric: result.value for result in here if result.model is model}
+                rows.append(_row(model, *(_number(values.get(metric), 4) for metric in metrics)))
+            text = ", ".join(part for part in (name, title) if part)
+            tables.append(Table(text, ("model", *metrics), rows))
+    return Section("Tasks of lm-evaluation-harness", "", tables)
 
 
 def _speed(results: Results) -> Section:

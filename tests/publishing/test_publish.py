@@ -18,6 +18,7 @@ import gguf
 import numpy as np
 import pytest
 import yaml
+from support.evaluations import results, written
 
 import apex
 from apex.errors import OutputError, UsageError
@@ -136,6 +137,24 @@ def test_the_card_says_what_was_measured(published: Publication) -> None:
     assert results["settings"]["chunks"] == 2
     assert "## Tasks" not in body and "## Speed" not in body
     assert "license" not in front  # nobody said
+
+
+def test_the_card_has_tasks_of_the_harness(asked: Publication, tmp_path: Path) -> None:
+    from apex.publishing.card import render_card
+    from apex.publishing.facts import PublishedFile, facts_of
+    from apex.publishing.publication import CardFacts
+    from apex.reporting.loading import load_results
+
+    file = PublishedFile("mini", "small", (asked.model,), ("0",), 9, {})
+    facts = facts_of(
+        CardFacts(), {}, "M", files=[file], results=load_results(written(tmp_path, results())),
+        caches=(), calibration="", versions={}, plots=(), projector=None,
+    )  # fmt: skip
+    card = render_card(facts)
+    assert "| gsm8k, 5 shots | exact_match (strict-match) ↑ | perplexity ↓ |" in card
+    assert "| model-<1> | 0.5100 ± 0.0500 | 0.5100 |" in card
+    assert "*Over 80 documents.*" in card
+    assert "mmlu_law" not in card
 
 
 def test_smaller_caches(asked: Publication) -> None:

@@ -48,6 +48,7 @@ def test_the_page_has_the_numbers_and_needs_nothing_else(page: Path) -> None:
     assert "0.006000 ± 0.000120" in seen
     assert "60.00 ± 2.00240 of 400" in seen
     assert "900.00 ± 18.00" in seen
+    assert "0.5200 ± 0.05000.5200" in seen  # with an error, and the metric that has none
     text = page.read_text(encoding="utf-8")
     assert "model-&lt;1&gt;" in text and "model-<1>" not in text
     sources = re.findall(r'(?:src|href)="([^"]{0,40})', text)
@@ -102,6 +103,10 @@ def test_the_same_numbers_as_markdown_and_csv(page: Path) -> None:
     assert speeds == [900.0] * 3
     tasks = [row for row in table if row["measured"] == "hellaswag (val)"]
     assert [(row["accuracy"], row["correct"]) for row in tasks] == [("0.6", "240")] * 3
+    scores = [row for row in table if row["measured"] == "gsm8k, 5 shots" and row["value_error"]]
+    assert [row["value"] for row in scores] == ["0.52", "0.51", "0.5"]
+    assert {row["metric"] for row in scores} == {"exact_match (strict-match) ↑"}
+    assert all(row["measured"] != "mmlu_law" for row in table)
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +137,7 @@ def test_in_a_browser(page_of_long_names: Path, tmp_path: Path, width: int) -> N
     assert match is not None
     seen = json.loads(match[1].replace("&quot;", '"'))
     assert len(seen["pictures"]) == 7 and min(seen["pictures"]) > 300
-    assert len(seen["tables"]) == 6 and min(seen["tables"]) > 40
+    assert len(seen["tables"]) == 7 and min(seen["tables"]) > 40
     assert max(seen["hidden"]) <= 0  # nothing is behind a scrollbar
     assert seen["wide"] <= 0  # nothing sticks out of the window
 

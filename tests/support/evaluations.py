@@ -39,6 +39,18 @@ def results(models: int = 3, **settings: Any) -> dict[str, Any]:
                     "interval": [0.5, 0.7], "correct": 240, "tasks": 400, "chance": 0.25,
                 }
             ],
+            "harness": [
+                {
+                    "task": task, "metric": metric, "filter": kind, "value": 0.5 + index / 100,
+                    "error": error, "samples": 80, "shots": 5, "version": "3",
+                    "higher_is_better": better, "part_of": group,
+                }
+                for task, metric, kind, error, better, group in (
+                    ("gsm8k", "exact_match", "strict-match", 0.05, True, None),
+                    ("gsm8k", "perplexity", "none", None, False, None),
+                    ("mmlu_law", "acc", "none", 0.05, True, "mmlu"),
+                )
+            ],
             "speed": {"repetitions": 5, "pp512": measured(900.0), "tg128": measured(40.0)},
             "tensors": [
                 {
@@ -81,5 +93,5 @@ def only_perplexity(run: dict[str, Any]) -> dict[str, Any]:
     for model in run["models"]:
         for key in ("divergence", "mtp_agreement", "mtp_perplexity", "speed"):
             model[key] = None
-        model["tasks"] = model["tensors"] = []
+        model["tasks"] = model["harness"] = model["tensors"] = []
     return run
