@@ -123,7 +123,8 @@ class PublishArguments(QuietArgument, JsonArgument, OverwriteArgument, ThreadsAr
         list[Path] | None,
         typer.Option(
             metavar="FILE",
-            help="Somebody else's file, to show beside ours; may be repeated.",
+            help="Somebody else's file, or OWNER/NAME/FILE.gguf of the Hub, to show beside ours; "
+            "may be repeated.",
             rich_help_panel=_JUDGE,
         ),
     ] = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from apex.calibration.identity import model_digest
@@ -14,7 +15,7 @@ from apex.publishing.planned import Planned
 from apex.publishing.publication import Publication
 from apex.publishing.step import Advance, Outcome, Step, digest_of, step, write_json
 from apex.reporting import report
-from apex.sources import open_model
+from apex.sources import HubFile, is_hub_file, open_model
 
 __all__ = ["evaluate_steps", "report_step"]
 
@@ -79,11 +80,14 @@ def _baseline_step(planned: Planned, path: Path, of_model: Step, base: Path | No
     taken = {planned.runnable.name, *(each.name for each in planned.all_shards)}
     if path.name in taken:
         raise UsageError(f"The baseline {path} has the name of one of ours.", "rename it")
+    of_hub = HubFile(path) if is_hub_file(path) else None
     needs = {
-        "model of the baseline": model_digest(open_model(path)),
+        "model of the baseline": model_digest(open_model(path))
+        if of_hub is None
+        else of_hub.location,
         "result of the original": of_model.key,
     }
-    return _step(planned, f"evaluate {path.name}", path, needs, base=base)
+    return _step(planned, f"evaluate {path.name}", path, needs, base=base, of_hub=of_hub)
 
 
 def _step(
@@ -95,6 +99,7 @@ def _step(
     base: Path | None = None,
     write_base: Path | None = None,
     size: int = 0,
+    of_hub: HubFile | None = None,
 ) -> Step:
     written = planned.work / f"results-{model.name.removesuffix('.gguf')}.json"
     scratch = [] if write_base is None else [write_base]
@@ -104,7 +109,8 @@ def _step(
         if write_base is not None:
             evaluator = Evaluator([], options, reference=model, write_base=write_base)
         else:
-            evaluator = Evaluator([model], options, base=base)
+            file = model if of_hub is None else of_hub.fetch(partial(advance, "downloading"))
+            evaluator = Evaluator([file], options, base=base)
         evaluator.run(lambda at: advance(f"{name}: {at.stage}", at.done, at.total, at.estimate))
         write_json(written, evaluator.to_dict())
         return Outcome([written, *scratch], {})

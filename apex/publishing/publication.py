@@ -12,7 +12,7 @@ from typing import Any
 from apex.errors import UsageError
 from apex.policy import is_tier, load_recipe, tiers
 from apex.sizes import parse_size
-from apex.sources import is_hub_id
+from apex.sources import is_hub_file, is_hub_id
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -51,7 +51,7 @@ speed = true
 # caches = true                 # what smaller KV caches cost
 
 # Other people's files, measured and shown beside ours.
-# baselines = ["other-Q4_K_M.gguf"]
+# baselines = ["other-Q4_K_M.gguf", "OWNER/NAME/FILE.gguf"]
 
 # projector = "mmproj.gguf"     # copied beside the tiers, for models that see
 # mmproj = true                 # or: the model's own, converted
@@ -109,7 +109,8 @@ class Publication:
             they are run, as in ``HarnessOptions``.
         speed: whether speed is measured.
         caches: whether KV caches of fewer bits are compared, with the first tier.
-        baselines: other files of the model, measured and shown beside ours.
+        baselines: other files of the model, measured and shown beside ours; also of the Hub, as
+            OWNER/NAME/FILE.gguf.
         projector: an mmproj file that goes beside the tiers as it is.
         mmproj: whether the model's own projector, converted, goes there instead.
         mtp: whether a head for multi-token prediction stays, where the model has one.
@@ -177,7 +178,8 @@ class Publication:
             )
         read = (*self.texts, *self.baselines, *(path for _, path in self.tasks))
         for path in (*read, self.evaluate_on, self.projector):
-            if path is not None and not path.is_file():
+            is_of_hub = path in self.baselines and path is not None and is_hub_file(path)
+            if path is not None and not path.is_file() and not is_of_hub:
                 raise UsageError(f"{path} is not a file.", "check the path")
         if self.baselines and not self.measures:
             raise UsageError(
@@ -240,7 +242,7 @@ def _value(name: str, kind: str, value: Any, where: str, folder: Path) -> Any:
         if not isinstance(values, list) or not all(isinstance(item, str) for item in values):
             raise UsageError(f"{where} is not a list of strings.", _SEE)
         if "Path" in kind:
-            return tuple(folder / item for item in values)
+            return tuple(_path(name, item, folder) for item in values)
         return tuple(
             str(folder / item) if item.endswith(".toml") and not is_tier(item) else item
             for item in values
@@ -253,8 +255,13 @@ def _value(name: str, kind: str, value: Any, where: str, folder: Path) -> Any:
     if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
         words = {str: "a string", int: "a whole number", bool: "true or false"}
         raise UsageError(f"{where} is not {words[wanted]}.", _SEE)
-    if not kind.startswith("Path"):
-        return value
+    return _path(name, value, folder) if kind.startswith("Path") else value
+
+
+def _path(name: str, value: str, folder: Path) -> Path:
+    """Relative to the file, unless it names something of the Hub."""
     path = folder / value
-    is_of_hub = name == "model" and not path.exists() and is_hub_id(value)
-    return Path(value) if is_of_hub else path
+    is_of_hub = {"model": is_hub_id, "baselines": is_hub_file}.get(name)
+    if is_of_hub is None or path.exists() or not is_of_hub(value):
+        return path
+    return Path(value)

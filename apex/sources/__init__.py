@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from apex.sources.gguf import ModelFile, is_projector, open_model, shard_path
-from apex.sources.huggingface import HuggingFaceModel, is_hub_id, is_huggingface, open_huggingface
+from apex.sources.huggingface import (
+    HubFile,
+    HuggingFaceModel,
+    is_hub_file,
+    is_hub_id,
+    is_huggingface,
+    open_huggingface,
+)
 from apex.sources.opening import Model, check_same, open_source, require_file
 from apex.sources.source import Source, SourceReference, Tensor
 
 __all__ = [
+    "HubFile",
     "HuggingFaceModel",
     "Model",
     "ModelFile",
@@ -15,6 +23,7 @@ __all__ = [
     "SourceReference",
     "Tensor",
     "check_same",
+    "is_hub_file",
     "is_hub_id",
     "is_huggingface",
     "is_projector",

@@ -123,3 +123,26 @@ def test_a_model_of_the_hub_is_published(apex_hub: Apex, folder: Path) -> None:
     _, front, _ = (folder / "out" / "README.md").read_text().split("---\n", 2)
     assert yaml.safe_load(front)["base_model"] == "owner/name"
     assert (folder / "out" / "name-APEX-Quality.gguf").exists()
+
+
+def test_somebody_elses_file_of_the_hub(
+    apex_hub: Apex, hub: Hub, folder: Path, tiny_model: Path
+) -> None:
+    hub.folder = folder / "theirs"
+    hub.folder.mkdir()
+    apex.quantize(tiny_model, hub.folder / "other-Q4_K_M.gguf", file_type="Q4_K_M")
+    (folder / "text.txt").write_text("the quick brown fox jumps over the lazy dog " * 60)
+    command = ("publish", tiny_model, "-o", "out", "--tier", "quality", "--evaluate-chunks", "1")
+    command += ("--evaluate-on", "text.txt", "--baseline")
+    wrong = apex_hub(*command, "owner/name/none.gguf")
+    assert wrong.returncode == 3, wrong.stderr
+    assert "The Hub does not have owner/name/none.gguf" in wrong.stderr
+    wrong = apex_hub(*command, "owner/other/none.gguf")
+    assert (wrong.returncode, (folder / "out" / "card").exists()) == (3, False)
+    done = apex_hub(*command, "owner/name/other-Q4_K_M.gguf")
+    assert done.returncode == 0, done.stderr
+    assert "evaluate other-Q4_K_M.gguf" in done.stderr
+    assert "| other-Q4_K_M |" in (folder / "out" / "README.md").read_text()
+    state = json.loads((folder / "out" / "publish.json").read_text())["steps"]
+    needs = state["evaluate other-Q4_K_M.gguf"]["needs"]
+    assert needs["model of the baseline"] == f"owner/name@{COMMIT}/other-Q4_K_M.gguf"

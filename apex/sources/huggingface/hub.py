@@ -17,7 +17,7 @@ from apex.errors import ApexError, ModelFileError
 from apex.sources.huggingface.checkpoint import READ_SUFFIXES, safetensors_names
 from apex.sources.huggingface.upstream import require_extra
 
-__all__ = ["HubFolder", "OnFetched", "is_hub_id", "is_huggingface"]
+__all__ = ["HubFolder", "OnFetched", "explained", "is_hub_id", "is_huggingface"]
 
 # (bytes that are here, bytes in all, the file)
 OnFetched = Callable[[int, int, str], None] | None
@@ -170,7 +170,7 @@ class HubFolder:
         except ApexError:
             raise
         except Exception as error:
-            raise _explained(self._id, error) from None
+            raise explained(self._id, error) from None
 
 
 def _redirects(utils: Any) -> dict[str, bool]:
@@ -178,7 +178,8 @@ def _redirects(utils: Any) -> dict[str, bool]:
     return {"follow_redirects": True} if hasattr(utils, "httpx") else {}
 
 
-def _explained(model: str, error: Exception) -> ModelFileError:
+def explained(model: str, error: Exception) -> ModelFileError:
+    """What the Hub library raised, as one sentence."""
     kinds = {each.__name__ for each in type(error).__mro__}
     if "GatedRepoError" in kinds:
         return ModelFileError(
@@ -187,6 +188,8 @@ def _explained(model: str, error: Exception) -> ModelFileError:
         )
     if "RevisionNotFoundError" in kinds:
         return ModelFileError(f"{model} has no such revision on the Hub.", "check what follows @")
+    if "EntryNotFoundError" in kinds:
+        return ModelFileError(f"The Hub does not have {model}.", "check the name of the file")
     if "RepositoryNotFoundError" in kinds:
         return ModelFileError(
             f"{model} is not a file or folder here, and not a public model of the Hub.",
