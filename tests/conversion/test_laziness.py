@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from support.huggingface import write_large
+from support.huggingface import read_tensors, write_large, write_tensors
 
 import apex
 from apex.sources import HuggingFaceModel, open_huggingface
@@ -105,3 +106,36 @@ def test_nothing_of_the_weights_is_kept(llama_folder: Path) -> None:
 
     assert sum(data_below(value._value) for value in source._values.values()) == 0
     assert not source._cache._parts
+
+
+def test_weights_that_stay_are_those_that_upstream_evaluates(
+    llama_folder: Path, tmp_path: Path
+) -> None:
+    """Whatever their bits: quiet and signalling NaN, infinities, numbers without a leading one."""
+    import torch
+
+    folder = Path(shutil.copytree(llama_folder / "llama", tmp_path / "llama"))
+    tensors = read_tensors(folder)
+    for name, tensor in tensors.items():
+        bits = tensor.view(torch.int16)
+        if bits.dim() == 2:
+            bits.view(-1)[:4] = torch.tensor([1, 0x7F80, -0x80, -0x7FFF], dtype=torch.int16)
+        if name.endswith(("q_proj.weight", "up_proj.weight")):
+            bits.view(-1)[7:9] = torch.tensor([0x7F81, 0x7FC1], dtype=torch.int16)
+    write_tensors(folder, tensors)
+    source = open_huggingface(folder)
+    stays = {name for name, value in source._values.items() if value._stays}
+    assert {"token_embd.weight", "blk.0.attn_q.weight", "blk.1.ffn_up.weight"} <= stays
+    for tensor in source.tensors:
+        found = bytearray(tensor.bytes)
+        source.read(tensor, 0, memoryview(found))
+        value = source._values[tensor.name]._value
+        expected = type(value).to_eager(value) if hasattr(value, "_meta") else value
+        assert found == np.ascontiguousarray(expected).tobytes(), tensor.name
+
+
+@pytest.mark.slow
+def test_stacks_stay_too(models_folder: Path) -> None:
+    source = open_huggingface(models_folder / "qwen3_moe")
+    assert source._values["blk.0.ffn_down_exps.weight"]._stays
+    assert not source._values["blk.0.ffn_gate_inp.weight"]._stays  # it becomes F32

@@ -4,6 +4,9 @@ The converter leaves a graph of operations (``LazyBase`` in its gguf package), w
 ranges of files. Its own evaluation keeps every step of the graph in memory and cannot be repeated;
 this one keeps nothing. Where all operations treat the elements of the first dimension, such as the
 experts of a stack, each by itself, only those that are wanted are read.
+
+Most BF16 weights become F32 on the way, are moved about, and become BF16 again: they stay as they
+are.
 """
 
 from __future__ import annotations
@@ -22,14 +25,18 @@ __all__ = ["Lazy", "Ranges"]
 
 # Reads a range of a file: (path, offset, size) to a writable array of uint8.
 Ranges = Callable[[Path, int, int], npt.NDArray[np.uint8]]
+# What a node's operation makes of its arguments: (node, arguments) to an array or tensor.
+Apply = Callable[[Any, Any], Any]
 
 # Operations on each element by itself: methods of tensors, and functions by their names.
 _ELEMENTWISE = {"to", "float", "half", "bfloat16", "double", "contiguous", "clone"}
-_CONVERSIONS = {
-    "LazyTorchTensor.numpy.<locals>.<lambda>",
-    "LazyNumpyTensor.astype.<locals>.<lambda>",
-}
+_TO_NUMPY = "LazyTorchTensor.numpy.<locals>.<lambda>"
+_CONVERSIONS = {_TO_NUMPY, "LazyNumpyTensor.astype.<locals>.<lambda>"}
 _QUANTIZATION = "__quantize_array"
+# Operations that move weights and leave their values; _WIDENING makes F32 of BF16 beside them.
+_MOVING = {"contiguous", "clone", "reshape", "view", "transpose", "permute", "swapaxes"}
+_MOVING |= {"__getitem__", "squeeze", "unsqueeze", "flatten"}
+_WIDENING = {"to", "float"}
 
 
 class Lazy:
@@ -46,20 +53,60 @@ class Lazy:
         self._read = read
         self.shape: tuple[int, ...] = tuple(value.shape)
         self.is_divisible = len(self.shape) > 1 and self._divides(value)
+        self._stays = _name_of(getattr(value, "_func", None)) == _QUANTIZATION and (
+            value._func.__self__.qtype.name == "BF16" and self._moves(value._args[0])
+        )
 
     def part(self, start: int, stop: int) -> npt.NDArray[np.uint8]:
         """The bytes of the elements from ``start`` to ``stop`` of the first dimension."""
         with self._torch.inference_mode(), np.errstate(all="ignore"):
+            if self._stays:
+                part = self._evaluated(start, stop, self._moved)
+                if not _has_nan(part):  # of which upstream changes a bit
+                    return np.ascontiguousarray(part).view(np.uint8).reshape(-1)
             if hasattr(self._value, "_chunks"):
                 whole = np.concatenate([self._chunk(load) for load in self._value._chunks])
                 part = whole.reshape(self.shape)[start:stop]
             elif not _is_lazy(self._value):
                 part = self._value[start:stop]
-            elif self.is_divisible:
-                part = self._part(self._value, start, stop)
             else:
-                part = self._whole(self._value)[start:stop]
+                part = self._evaluated(start, stop, _result)
         return np.ascontiguousarray(part).view(np.uint8).reshape(-1)
+
+    def _evaluated(self, start: int, stop: int, apply: Apply) -> Any:
+        if self.is_divisible:
+            return self._part(self._value, start, stop, apply)
+        return self._whole(self._value, apply)[start:stop]
+
+    def _moves(self, node: Any) -> bool:
+        """Whether all below it is BF16 of a file, at most widened and moved."""
+        if not _is_lazy(node) or node._data is not None:
+            return False
+        if _range_of(node) is not None:
+            return bool(node._meta.dtype == self._torch.bfloat16)
+        if (stacked := _stacked(node)) is not None:
+            return all(map(self._moves, stacked))
+        name, rest = _name_of(node._func), (*node._args[1:], *node._kwargs.values())
+        if not node._args or any(map(_is_lazy, _leaves(rest))):
+            return False
+        if name in _WIDENING:
+            is_allowed = all(each == self._torch.float32 for each in rest)
+        elif name == _TO_NUMPY:
+            is_allowed = not rest
+        else:
+            is_allowed = name in _MOVING
+        return is_allowed and self._moves(node._args[0])
+
+    def _moved(self, node: Any, arguments: Any) -> Any:
+        """What becomes of weights that stay as they are."""
+        name = _name_of(node._func)
+        if name in _WIDENING:
+            return arguments[0]
+        if name == _TO_NUMPY:
+            return arguments[0].view(self._torch.int16).numpy().view(np.uint16)
+        if name == _QUANTIZATION:
+            return arguments[0]
+        return node._func(*arguments, **node._kwargs)
 
     def _chunk(self, load: Callable[[], Any]) -> Any:
         """A chunk of a LazyChunkedTensor, as its ``tofile`` makes it."""
@@ -78,19 +125,20 @@ class Lazy:
         source = _source_of(node)
         return source is not None and self._divides(source)
 
-    def _part(self, node: Any, start: int, stop: int) -> Any:
-        """``_whole(node)[start:stop]``, of a node that divides."""
+    def _part(self, node: Any, start: int, stop: int, apply: Apply) -> Any:
+        """``_whole(node, apply)[start:stop]``, of a node that divides."""
         if node._data is not None:
             return node._data[start:stop]
         if _range_of(node) is not None:
             return self._leaf(node, start, stop)
         stacked = _stacked(node)
         if stacked is not None:
-            return self._torch.stack([self._whole(each) for each in stacked[start:stop]], dim=0)
-        part = self._part(_source_of(node), start, stop)
-        return _result(node, (part, *node._args[1:]))
+            wanted = [self._whole(each, apply) for each in stacked[start:stop]]
+            return self._torch.stack(wanted, dim=0)
+        part = self._part(_source_of(node), start, stop, apply)
+        return apply(node, (part, *node._args[1:]))
 
-    def _whole(self, root: Any) -> Any:
+    def _whole(self, root: Any, apply: Apply) -> Any:
         uses = Counter(id(node) for node in _uses(root))
         known: dict[int, Any] = {}
 
@@ -102,7 +150,7 @@ class Lazy:
             if _range_of(node) is not None:
                 result = self._leaf(node, 0, None)
             else:
-                result = _result(node, _mapped(node._args, value))
+                result = apply(node, _mapped(node._args, value))
             if uses[id(node)] > 1:
                 known[id(node)] = result
             return result
@@ -131,6 +179,11 @@ def _result(node: Any, arguments: Any) -> Any:
         except (_core.BadDataError, ValueError, TypeError):  # NaN, or more dimensions
             pass
     return node._func(*arguments, **node._kwargs)
+
+
+def _has_nan(codes: npt.NDArray[np.uint16]) -> bool:
+    """Of BF16."""
+    return bool(((codes & 0x7FFF) > 0x7F80).any())
 
 
 def _is_lazy(value: Any) -> bool:
