@@ -60,7 +60,7 @@ class Errors:
                 errors.sums(expert, quantized, afters[expert], self.tensor, befores[expert])
                 for expert in range(self.tensor.experts)
             ]
-            found[judge] = sum(error for error, _ in sums) / sum(of for _, of in sums)
+            found[judge] = sum(error for error, *_ in sums) / sum(of for _, of, _ in sums)
         return found
 
 

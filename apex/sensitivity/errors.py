@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import geometric_mean
 
 from apex.errors import ImatrixError
 from apex.files import ImportanceMatrix, SecondMoments
@@ -18,6 +19,7 @@ from apex.planning import (
 )
 from apex.quantizing import MeasuredError, RunSettings, measure_errors_of
 from apex.quantizing.result import Progress
+from apex.sensitivity.data import Group
 from apex.sensitivity.sample import RowSample
 from apex.sources import Source, Tensor
 from apex.types import TYPES, fits
@@ -101,6 +103,7 @@ def measure_tables(
     settings: RunSettings,
     rounding: str = REFERENCE,
     second_moments: SecondMoments | None = None,
+    groups: Sequence[Group] = (),
     *,
     sample: int,
     progress: Callable[[Progress], None] | None = None,
@@ -109,9 +112,11 @@ def measure_tables(
 
     Each column counts by its importance and each expert by how often it was chosen, so that the
     error is that of the outputs that the calibration saw, if the inputs' columns are independent.
-    Of a compensated tensor it is the error of its outputs itself, by its second moments.
+    Of a compensated tensor it is the error of its outputs itself, by its second moments; what those
+    say of how columns move together holds for the others of its group too.
 
     candidates: as ``candidates_of`` gives them with this rounding and these second moments.
+    groups: that are measured together, of these candidates.
     sample: of each tensor, about as many weights as are looked at, in whole rows; 0 for all.
     """
     sampled = RowSample(source, sample) if sample else source
@@ -128,12 +133,13 @@ def measure_tables(
         options: PlanOptions = {**given, "types": _types_as(candidates, name)}
         plans.append(plan(sampled, **options))
     errors = measure_errors_of(plans, settings, source=sampled, progress=progress)
-    counts = _counts(plans, matrix)
+    counts, levels = _counts(plans, matrix), _levels(groups, errors[0])
     tables: dict[str, dict[str, float]] = {name: {} for name in candidates}
     for type_name, measured in zip(types, errors, strict=True):
         for name, candidate in candidates.items():
             if type_name in candidate.types:
-                tables[name][type_name] = _relative(name, measured[name], counts.get(name))
+                error = _relative(name, measured[name], counts.get(name))
+                tables[name][type_name] = levels.get(name, 1.0) * error
     return tables
 
 
@@ -157,12 +163,33 @@ def _counts(plans: Sequence[Plan], matrix: ImportanceMatrix | None) -> dict[str,
     return result
 
 
+def _levels(groups: Sequence[Group], measured: Mapping[str, MeasuredError]) -> dict[str, float]:
+    """By tensor without second moments in a group of others that have them: what its errors by
+    importance are multiplied by.
+
+    Columns that move together make outputs larger, but errors hardly, as long as these are not made
+    to cancel; so errors by importance are too large a share of the outputs. Tensors of a group have
+    similar inputs, so the geometric mean of what holds for the others is taken.
+    """
+    result: dict[str, float] = {}
+    for group in groups:
+        known, unknown = [], []
+        for name in group.tensors:
+            found = measured[name]
+            if min(found.output_squares, found.independent_squares) > 0:
+                known.append(found.independent_squares / found.output_squares)
+            else:
+                unknown.append(name)
+        if known:
+            result |= dict.fromkeys(unknown, geometric_mean(known))
+    return result
+
+
 def _relative(name: str, measured: MeasuredError, counts: Mapping[int, float] | None) -> float:
     if measured.output_squares > 0:
         # Importance alone would not see that errors cancel: it says 1.2 to 80 times the error on
         # other text, more for some types than for others. Second moments say .65 to 1.9 times that,
-        # for all types alike, and the slope of a group makes up for it (bench/README.md). A tensor
-        # without second moments counts for too much only in a group with others that have them.
+        # for all types alike, and the slope of a group makes up for it (bench/README.md).
         return measured.output_error / measured.output_squares
     error = squares = 0.0
     for expert, (part, of) in sorted(measured.by_expert.items()):

@@ -226,6 +226,7 @@ class _Measurement:
             RunSettings(threads=self.options.run.threads),
             self.options.rounding,
             self.moments,
+            self.groups,
             sample=self.options.sample,
             progress=lambda step: self._tell(
                 "errors", step.done_bytes, step.total_bytes, step.tensor

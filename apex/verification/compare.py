@@ -178,7 +178,7 @@ def _compare(
             )
             sums.add(part)
             if outputs is not None:
-                error, reference = outputs.sums(start // rows, a, a_rows, b, b_rows)
+                error, reference, _ = outputs.sums(start // rows, a, a_rows, b, b_rows)
                 sums.output_error += error
                 sums.output_reference += reference
             if part.worst_error > worst:

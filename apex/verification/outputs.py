@@ -38,26 +38,29 @@ class OutputErrors:
         a_rows: npt.NDArray[np.uint8],
         b: Tensor,
         b_rows: npt.NDArray[np.uint8],
-    ) -> tuple[float, float]:
-        """Of the same rows of an expert: squares of the errors of a's outputs, and of b's outputs.
+    ) -> tuple[float, float, float]:
+        """Of the same rows of an expert: squares of the errors of a's outputs, of b's outputs, and
+        of what b's outputs would be if the columns of the inputs were independent.
 
         Weights of a that are NaN or infinite count as right. An expert without inputs has none of
-        both.
+        all three.
         """
         if self._entry.rows[expert] == 0:
-            return 0.0, 0.0
+            return 0.0, 0.0, 0.0
         self._load(expert)
-        error = reference = 0.0
+        error = reference = independent = 0.0
+        inputs = 2 * self._half.diagonal().astype(np.float64)
         a_rows, b_rows = a_rows.reshape(-1, a.row_bytes), b_rows.reshape(-1, b.row_bytes)
         step = max(1, _PART_WEIGHTS // a.columns)
         for first in range(0, len(a_rows), step):
             theirs = self._weights(b, b_rows[first : first + step])
             reference += self._squares(theirs)
+            independent += float(np.square(theirs).sum(axis=0, dtype=np.float64) @ inputs)
             ours = self._weights(a, a_rows[first : first + step])
             off = np.subtract(ours, theirs, out=theirs)
             off[~np.isfinite(ours)] = 0
             error += self._squares(off)
-        return error, reference
+        return error, reference, independent
 
     def _load(self, expert: int) -> None:
         """The lower triangle with half the diagonal: w S wᵀ is twice w times it times wᵀ."""

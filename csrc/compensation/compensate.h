@@ -326,7 +326,8 @@ class Compensator {
         }
     }
 
-    // Multiplies the scales of a row by w H w^T / w H v^T, v being what the weights w have become.
+    // Multiplies the scales of a row by w H w^T / w H v^T, v being what the weights w have become;
+    // of a block whose d or dmin would leave binary16, neither.
     void unshrink() {
         F wanted[2] = {L::all(0.f), L::all(0.f)}, got[2] = {L::all(0.f), L::all(0.f)};
         for (int64_t b = 0; b < tile_.blocks(); ++b) {
@@ -344,15 +345,20 @@ class Compensator {
             const F factor = wanted[v] / got[v];
             const M holds = (factor > 0.8f) & (factor < 1.5f);
             for (int64_t b = 0; b < tile_.blocks(); ++b) {
-                for (int which = 0; which < 2; ++which) {
-                    float * array = which == 0 ? tile_.d : tile_.dmin;
-                    const F d = T::load_lanes(array, b, v);
-                    const F scaled = L::from_half(L::to_half(d * factor));
-                    const M kept = holds & (scaled != 0.f) & (L::abs(scaled) < 65505.f);
-                    T::store_lanes(L::select(kept, scaled, d), array, b, v);
-                }
+                const F d = T::load_lanes(tile_.d, b, v);
+                const F dmin = T::load_lanes(tile_.dmin, b, v);
+                const F new_d = L::from_half(L::to_half(d * factor));
+                const F new_dmin = L::from_half(L::to_half(dmin * factor));
+                const M kept = holds & fits(d, new_d) & fits(dmin, new_dmin);
+                T::store_lanes(L::select(kept, new_d, d), tile_.d, b, v);
+                T::store_lanes(L::select(kept, new_dmin, dmin), tile_.dmin, b, v);
             }
         }
+    }
+
+    // Whether a scale is still finite, and zero only where it was.
+    static M fits(F before, F after) {
+        return ((after != 0.f) | (before == 0.f)) & (L::abs(after) < 65505.f);
     }
 
     const Compensation & job_;

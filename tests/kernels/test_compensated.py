@@ -179,6 +179,26 @@ def test_outputs_keep_their_size(kind: str) -> None:
     assert (np.abs(size - wanted) <= allowed + 1e-6 * wanted).all()
 
 
+@pytest.mark.parametrize(("d", "dmin"), [(6000, 64500), (64500, 6000)])
+def test_a_block_keeps_both_scales_where_one_would_be_infinite(d: float, dmin: float) -> None:
+    """First blocks come out too small; the factor of their rows is too large for the second."""
+    random = np.random.default_rng(0)
+    w = np.clip(2e5 * random.standard_t(2, (6, 512)), -8e5, 8e5)
+    w[:, 256:] = 15 * (d * random.integers(0, 4, (6, 256)) - dmin)
+    x = 30 * random.standard_normal((512, 512))
+    x[:, 256:] *= 1e-3
+    sums = packed(x.T @ x)
+    case = Case("limit", "Q2_K", w.astype(np.float32), (sums, 15360, sums, 15360))
+    made = apex_bytes(case)
+    fields = read(made, "Q2_K", 512)
+    assert np.allclose(fields.d[:, 1], d, rtol=0.01)
+    assert np.allclose(fields.dmin[:, 1], dmin, rtol=0.01)
+    assert compensating.difference(case, made, compensating.expected(case)) is None
+    outcome = Outcome.of(case)  # the second blocks are what keeps outputs from their size
+    size = product(case.w, outcome.moments, outcome.rounded(made))
+    assert (size < 0.995 * product(case.w, outcome.moments, case.w)).all()
+
+
 @pytest.mark.parametrize("kind", ["Q2_K", "IQ3_XXS"])
 def test_rows_and_threads_are_of_no_consequence(kind: str) -> None:
     case = make_case(kind, "correlated", "normal", (133, 256), 1)

@@ -21,6 +21,7 @@ from apex.files import (
     load_second_moments,
 )
 from apex.quantizing import Objectives, RunSettings
+from apex.sensitivity.data import Group
 from apex.sensitivity.errors import CANDIDATES, candidates_of, measure_tables, needs_importance
 from apex.sources import Source, Tensor, open_model
 from apex.types import TYPES
@@ -177,6 +178,37 @@ def test_errors_of_compensated_tensors_are_those_of_outputs(
             assert tables[name][type_name] == pytest.approx(expected, rel=1e-4), (name, type_name)
     experts = tensor_named(source, EXPERTS).experts
     assert len(made) == len(set(made)) == experts + 1, "each is made once for all types"
+
+
+def test_in_a_group_all_errors_are_those_of_outputs(tmp_path: Path) -> None:
+    """Weights lie along what the inputs have in common, so outputs are far larger than columns say;
+    keys have no second moments, but queries of the same inputs have."""
+    query, key = "blk.0.attn_q.weight", "blk.0.attn_k.weight"
+    tensors = llama_tensors()
+    random = np.random.default_rng(6)
+    common = random.choice((-1, 1), 256)
+    tensors[query] += np.float16(0.03) * common.astype(np.float16)
+    tensors[key] -= np.float16(0.03) * common.astype(np.float16)
+    write_llama(tmp_path / "a.gguf", tensors)
+    source = open_model(tmp_path / "a.gguf")
+    inputs = random.standard_normal((900, 256)) + common
+    squares = (inputs**2).sum(axis=0, keepdims=True).astype(np.float32)
+    write_gguf(
+        tmp_path / "i.gguf", dict.fromkeys((query, key), (squares, np.full(1, 900, np.float32)))
+    )
+    moments.write_moments(tmp_path / "m.gguf", {query: moments.entry_of([inputs])})
+    matrix = load_imatrix(tmp_path / "i.gguf")
+    given = ("compensated", load_second_moments(tmp_path / "m.gguf"))
+    every = candidates_of(source, matrix, *given)
+    candidates = {name: every[name] for name in (query, key)}
+    groups = [Group("both", "query, key", 0, (query, key))]
+    tables = measure_tables(source, matrix, candidates, RunSettings(), *given, groups, sample=0)
+    weights = tensors[key].astype(np.float32)
+    for type_name in ("Q8_0", "Q4_K", "Q2_K"):
+        data = np.asarray(_core.quantize(weights, type_name, (squares / 900).astype(np.float32)))
+        off = _core.dequantize(data, type_name).reshape(weights.shape) - weights
+        expected = ((off @ inputs.T) ** 2).sum() / ((weights @ inputs.T) ** 2).sum()
+        assert tables[key][type_name] == pytest.approx(expected, rel=0.3), type_name
 
 
 def test_a_sample_is_near_the_whole(source: Source) -> None:

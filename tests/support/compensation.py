@@ -216,14 +216,19 @@ class Compensation:
             slope -= np.where(better, m, F(0))[:, np.newaxis] * across
 
     def unshrink(self) -> None:
-        """Multiplies the scales of a row by w H w^T / w H v^T, v being what w has become."""
+        """Multiplies the scales of a row by w H w^T / w H v^T, v being what w has become.
+
+        Of a block whose d or dmin would leave binary16, neither.
+        """
         along = product(self.w, self.objective.moments)
         factor = ordered(along * self.w) / ordered(along * (self.w + self.error()))
-        holds = ((factor > F(0.8)) & (factor < F(1.5)))[:, np.newaxis]
-        for scales in (self.now.d, self.now.dmin):
-            new = to_half(scales * factor[:, np.newaxis])
-            kept = holds & (new != 0) & (np.abs(new) < TOO_LARGE)
-            scales[:] = np.where(kept, new, scales)
+        kept = ((factor > F(0.8)) & (factor < F(1.5)))[:, np.newaxis]
+        scales = self.now.d, self.now.dmin
+        scaled = [to_half(x * factor[:, np.newaxis]) for x in scales]
+        for x, new in zip(scales, scaled, strict=True):
+            kept = kept & ((new != 0) | (x == 0)) & (np.abs(new) < TOO_LARGE)
+        for x, new in zip(scales, scaled, strict=True):
+            x[:] = np.where(kept, new, x)
 
 
 def compensated(w: Array, kind: str, data: Array, objective: Objective) -> Rounded:

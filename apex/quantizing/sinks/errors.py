@@ -29,6 +29,7 @@ class MeasuredError:
         by_expert: by expert, (weighted_error, weighted_squares); without importance the plain ones.
         output_error, output_squares: of the outputs over the text that the second moments are of,
             where the tensor is compensated; else 0.
+        independent_squares: what output_squares would be if the inputs' columns were independent.
     """
 
     squared_error: float = 0.0
@@ -38,6 +39,7 @@ class MeasuredError:
     by_expert: dict[int, tuple[float, float]] = field(default_factory=dict)
     output_error: float = 0.0
     output_squares: float = 0.0
+    independent_squares: float = 0.0
 
     @property
     def rmse(self) -> float:
@@ -75,14 +77,14 @@ class Outputs:
 
     def sums(
         self, plan: int, tensor: PlannedTensor, job: Job, expert: int, source: Bytes, result: Bytes
-    ) -> tuple[float, float]:
-        """Squares of the errors of the outputs of an expert's rows, and of the outputs.
+    ) -> tuple[float, float, float]:
+        """As ``OutputErrors.sums``, of an expert's rows.
 
         expert: counted from the job's first. source, result: its rows. Raises ImatrixError where
         the file is damaged.
         """
         if tensor.moments is None:
-            return 0.0, 0.0
+            return 0.0, 0.0, 0.0
         entry = self._moments[plan].entry(tensor.moments.entry)
         assert entry is not None
         made = replace(job.tensor, type=tensor.type)
@@ -129,7 +131,7 @@ class ErrorSink:
                 None if values is None else values[expert],
                 1,
             )
-            error, squares = self._outputs.sums(
+            error, squares, independent = self._outputs.sums(
                 self._plan, tensor, job, expert, before[expert], after[expert]
             )
             with self._lock:
@@ -137,6 +139,7 @@ class ErrorSink:
                 found.add(part, job.expert + expert, has_importance=values is not None)
                 found.output_error += error
                 found.output_squares += squares
+                found.independent_squares += independent
 
     def commit(self) -> None:
         """The errors are complete."""
