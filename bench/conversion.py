@@ -115,7 +115,7 @@ def main(output: Path) -> None:
         for case in runs[0]
     }
     data = {
-        "machine": f"{platform.machine()}, {os.cpu_count()} processors",
+        "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} processors",
         "bytes": size,
         "cases": {
             case: {key: round(value, 2) for key, value in found.items()}
