@@ -93,6 +93,8 @@ def models_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _made(folder: Path, *names: str) -> Path:
     """The folder, with these models of ``support.huggingface``."""
+    for needed in ("torch", "transformers"):
+        pytest.importorskip(needed, reason="apex-quant[hf] is not installed")
     result = subprocess.run(
         [sys.executable, huggingface.__file__, folder, *names],
         env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},

@@ -130,7 +130,6 @@ def test_without_the_extra_it_is_named(tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.fixture
 def llama(llama_folder: Path, tmp_path: Path) -> Path:
     """A model of one's own, to break."""
-    pytest.importorskip("torch", reason="apex-quant[hf] is not installed")
     folder = tmp_path / "llama"
     shutil.copytree(llama_folder / "llama", folder)
     return folder
