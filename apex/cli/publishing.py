@@ -50,8 +50,8 @@ def publish(given: PublishArguments) -> None:
         def told(step: Step, reason: str) -> None:
             printer.say(f"{step.name}: {reason}")
 
-        pipeline.run(due, told, advance)
-    for path in [] if given.keep else pipeline.clear():
+        removed = pipeline.run(due, told, advance, keep=given.keep)
+    for path in removed:
         printer.say(f"removed {path}, which is made again when it is needed; --keep keeps it")
     printer.data(lambda: _data(due))
     if todo:

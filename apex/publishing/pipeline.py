@@ -93,25 +93,19 @@ class Pipeline:
                 "make room, or publish fewer tiers",
             )
 
-    def clear(self) -> list[Path]:
-        """Remove what only the steps needed, once all of them are done; returns what went."""
-        if any(item.reason is not None for item in self.due()):
-            return []
-        state = State(self.planned.folder)
-        found = [
-            path
-            for step in self.steps
-            for path in step.scratch
-            if path.exists() and state.is_ours(path)
-        ]
-        for path in found:
-            path.unlink()
-        return found
+    def run(
+        self,
+        due: Sequence[Due],
+        told: Callable[[Step, str], None],
+        advance: Advance,
+        *,
+        keep: bool = True,
+    ) -> list[Path]:
+        """Do what is due. Raises what the steps raise.
 
-    def run(self, due: Sequence[Due], told: Callable[[Step, str], None], advance: Advance) -> None:
-        """Do what is due. told: called before each step. Raises what the steps raise.
-
-        After whatever ends it, the same call does what is left.
+        told: called before each step. keep: False removes what only the steps needed, once all of
+        them are done; what went is returned. After whatever ends it, the same call does what is
+        left.
         """
         with locked(self.planned.folder):
             state = State(self.planned.folder)
@@ -124,6 +118,16 @@ class Pipeline:
                 state.begin(step.name, step.needs, step.outputs)
                 outcome = step.run(advance)
                 state.finish(step.name, outcome.outputs, time.monotonic() - begin, outcome.found)
+            return [] if keep else self._clear(state)
+
+    def _clear(self, state: State) -> list[Path]:
+        if any(item.reason is not None for item in self.due()):
+            return []
+        scratch = [path for step in self.steps for path in step.scratch]
+        found = [path for path in scratch if path.exists() and state.is_ours(path)]
+        for path in found:
+            path.unlink()
+        return found
 
 
 def free_bytes(folder: Path) -> int | None:
